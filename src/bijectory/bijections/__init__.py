@@ -1,0 +1,6 @@
+"""Scalar monotone families: stateless formulas that every wiring can use."""
+
+from bijectory.bijections.affine import Affine, Shift
+from bijectory.bijections.base import Bijection
+
+__all__ = ["Affine", "Bijection", "Shift"]

@@ -1,0 +1,57 @@
+r"""Densities: exact log-probabilities and exact samples.
+
+.. math:: \log p_X(x) = \log p_Z(f(x)) + \log|\det \partial f / \partial x|
+
+A base density is a ``Density``; so is a ``Flow`` (a transform over a base), and a flow can be the base of another.
+"""
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+
+class Density(nn.Module, abc.ABC):
+    """A probability density on events of shape ``event_shape``.
+
+    Attributes:
+        event_shape: Shape of one event, ``torch.Size``.
+        context: Width of the context that the density reads, 0 for none.
+    """
+
+    event_shape: torch.Size
+    context: int = 0
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Same as ``log_prob``: what DDP, compile, export and hooks see."""
+        return self.log_prob(x, c)
+
+    @abc.abstractmethod
+    def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Log-density in nats: ``(*batch, *event) -> (*batch,)``."""
+
+    @abc.abstractmethod
+    def rsample(
+        self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws with gradients (reparameterised): ``(*shape, *batch of c, *event)``."""
+
+    def sample(
+        self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws without gradients: ``(*shape, *batch of c, *event)``.
+
+        Args:
+            shape: Number of draws for each context, an int or a tuple; ``()`` gives one.
+            c: Context ``(*batch, context)``.
+            generator: Source of randomness; the global one if None.
+        """
+        with torch.no_grad():
+            return self.rsample(shape, c, generator=generator)
+
+    def rsample_and_log_prob(
+        self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws with gradients and their log-density, in one pass where the density allows it."""
+        x = self.rsample(shape, c, generator=generator)
+        return x, self.log_prob(x, c)

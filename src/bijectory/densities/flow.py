@@ -1,0 +1,88 @@
+"""The flow: a transform over a base density."""
+
+import torch
+from torch import Tensor, nn
+
+from bijectory.densities.base import Density
+from bijectory.densities.validate import check_batches, check_context, check_events, check_shape
+from bijectory.ops.shape import expand_to_context, feature_major
+from bijectory.transforms.base import Transform
+
+
+class Flow(Density):
+    r"""Normalizing flow: exact log-density and exact samples from a transform :math:`f` and a base density.
+
+    Args:
+        transform: :math:`f`, data -> latent.
+        base: Density of the latent; may itself be a flow.
+        embed: A network that turns a raw context (image, set, label) into ``(*batch, context)``, applied once per call.
+
+    Raises:
+        ShapeError, DtypeError, ContextError: From every method, when the input does not fit the flow.
+
+    Example:
+        >>> from bijectory import Affine, Elementwise, StandardNormal
+        >>> flow = Flow(Elementwise(Affine(), 2), StandardNormal(2))
+        >>> flow.log_prob(torch.zeros(5, 2)).shape, flow.sample(3).shape
+        (torch.Size([5]), torch.Size([3, 2]))
+    """
+
+    def __init__(self, transform: Transform, base: Density, embed: nn.Module | None = None) -> None:
+        super().__init__()
+        self.transform, self.base, self.embed = transform, base, embed
+        self.event_shape = transform.data_shape(base.event_shape)
+        self.context = max(transform.context, base.context)
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Log-density in nats, ``log p(x | c)``: ``(*batch, *event) -> (*batch,)``."""
+        c = self._embed(c)
+        z, ladj = self.transform.forward(self._enter(x, c), c)
+        return self.base.log_prob(z, c) + ladj
+
+    def to_latent(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> latent: ``z`` and ``log|det dz/dx|``."""
+        c = self._embed(c)
+        return self.transform.forward(self._enter(x, c), c)
+
+    def to_data(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent -> data: ``x`` and ``log|det dx/dz|``."""
+        c = self._embed(c)
+        check_events(self, z, self.base.event_shape, "z")
+        return self.transform.inverse(self._layout(z, c), c)
+
+    def rsample(
+        self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        shape, c = check_shape(shape), self._embed(c)
+        z = self.base.rsample(shape, c, generator=generator)
+        return self.transform.inverse(self._layout(z, c), c)[0]
+
+    def rsample_and_log_prob(
+        self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws with gradients and their log-density, in one pass through the layers: ``base(z) - ladj``."""
+        shape, c = check_shape(shape), self._embed(c)
+        z, log_base = self.base.rsample_and_log_prob(shape, c, generator=generator)
+        x, ladj = self.transform.inverse(self._layout(z, c), c)
+        return x, log_base - ladj
+
+    def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
+        """Set data-dependent parameters (ActNorm, Standardize) from training data, once and explicitly."""
+        c = self._embed(c)
+        self.transform.initialize(self._enter(x, c), c)
+
+    def _embed(self, c: Tensor | None) -> Tensor | None:
+        if self.embed is not None and c is not None:
+            c = self.embed(c)
+        check_context(self, c, self.context)
+        return c if self.context else None
+
+    def _enter(self, x: Tensor, c: Tensor | None) -> Tensor:
+        check_events(self, x, self.event_shape, "x")
+        return self._layout(x, c)
+
+    def _layout(self, x: Tensor, c: Tensor | None) -> Tensor:
+        event_dim = self.transform.event_dim
+        check_batches(x, c, event_dim)
+        x = expand_to_context(x, c, event_dim)
+        return feature_major(x) if event_dim == 1 else x

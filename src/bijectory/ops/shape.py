@@ -1,0 +1,62 @@
+r"""Dimension arithmetic: the only place that knows how batches, events, planes and memory are laid out.
+
+Logical shapes are ``(*batch, *event)`` for data and ``(P, *batch, features)`` for the raw parameters ``phi`` of a scalar
+family. *Memory* is feature-major: the feature (and plane) index is the slowest, the batch index the fastest. A long batch
+is then one contiguous run for every feature of every plane, and each elementwise kernel one vectorised pass over elements.
+Layers keep that layout through strides; nothing here changes a logical shape.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sum_event(value: Tensor, event_dim: int) -> Tensor:
+    """Sum the last ``event_dim`` dimensions, in at least float32: ``(*batch, *event) -> (*batch,)``."""
+    if value.dtype in (torch.float16, torch.bfloat16):
+        value = value.float()
+    return value.flatten(value.dim() - event_dim).sum(-1) if event_dim else value
+
+
+def feature_major(x: Tensor) -> Tensor:
+    """Copy ``(*batch, features)`` so that memory is ``(features, *batch)``; the logical shape stays.
+
+    A real copy: a transposed view without one makes every later elementwise kernel strided, about four times slower.
+    """
+    return x if x.dim() < 2 else x.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Affine map ``(*batch, i) -> (*batch, o)`` computed as ``W @ X`` so that the result is feature-major.
+
+    Args:
+        x: ``(*batch, i)``, feature-major for speed, any strides for correctness.
+        weight: ``(o, i)``.
+        bias: ``(o,)`` or None.
+    """
+    batch = x.shape[:-1]
+    columns = x.mT if x.dim() == 2 else x.movedim(-1, 0).reshape(x.shape[-1], batch.numel())
+    out = weight @ columns if bias is None else torch.addmm(bias.unsqueeze(-1), weight, columns)
+    return out.mT if x.dim() == 2 else out.reshape(-1, *batch).movedim(0, -1)
+
+
+def to_planes(raw: Tensor, n_params: int) -> Tensor:
+    """Split a conditioner's output ``(*batch, P * features)`` into planes ``(P, *batch, features)``; a view, no copy.
+
+    Row ``p * features + f`` of the last weight belongs to parameter ``p`` of feature ``f``.
+    """
+    return raw.movedim(-1, 0).unflatten(0, (n_params, -1)).movedim(1, -1)
+
+
+def expand_to_context(x: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
+    """Expand the batch of ``x`` to the joint batch shape with ``c`` (``(*batch, context)``); a view."""
+    if c is None:
+        return x
+    split = x.dim() - event_dim
+    batch = torch.broadcast_shapes(x.shape[:split], c.shape[:-1])
+    return x if batch == x.shape[:split] else x.expand(*batch, *x.shape[split:])
+
+
+def draw_shape(shape: int | tuple[int, ...], c: Tensor | None, event_shape: torch.Size) -> torch.Size:
+    """Shape of a draw: ``(*shape, *batch of c, *event)``."""
+    lead = (shape,) if isinstance(shape, int) else tuple(shape)
+    return torch.Size((*lead, *(c.shape[:-1] if c is not None else ()), *event_shape))

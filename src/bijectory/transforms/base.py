@@ -1,0 +1,79 @@
+r"""Layers of a flow: invertible maps that own weights.
+
+``forward`` goes data -> latent and returns ``z`` with :math:`\log|\det \partial z/\partial x|`; ``inverse`` goes
+latent -> data and returns ``x`` with :math:`\log|\det \partial x/\partial z|`. The log-determinant always belongs to the
+map just applied, one number for each batch element, so a chain adds.
+
+Every constructor argument ``n`` of a transform is kept as the attribute ``n``: that is what makes any composition
+printable and storable as a JSON specification.
+"""
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+
+class Transform(nn.Module, abc.ABC):
+    """An invertible layer.
+
+    Attributes:
+        event_dim: Number of rightmost dimensions that form one event.
+        exact: False where the log-determinant is an unbiased estimate or a bound.
+        context: Width of the context that the layer reads, 0 for none.
+    """
+
+    event_dim: int = 1
+    exact: bool = True
+    context: int = 0
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> latent.
+
+        Args:
+            x: ``(*batch, *event)``.
+            c: Context ``(*batch, context)``; broadcasts against the batch of ``x``.
+
+        Returns:
+            ``z`` of shape ``(*batch, *event)`` and ``log|det dz/dx|`` of shape ``(*batch,)``.
+        """
+
+    @abc.abstractmethod
+    def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent -> data; returns ``x`` and ``log|det dx/dz|``."""
+
+    def latent_shape(self, data_shape: torch.Size) -> torch.Size:
+        """Event shape of ``z`` for an event shape of ``x``; the same unless the layer reshapes."""
+        return data_shape
+
+    def data_shape(self, latent_shape: torch.Size) -> torch.Size:
+        """Event shape of ``x`` for an event shape of ``z``; the same unless the layer reshapes."""
+        return latent_shape
+
+    def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
+        """Set data-dependent parameters from training data ``x``; nothing to do for most layers.
+
+        Called once by ``fit`` (or by hand) before training, never by ``forward`` or ``inverse``.
+        """
+
+
+class Inverse(Transform):
+    """The inverse of a transform as a transform: swaps the two directions. An IAF is ``Inverse(Autoregressive(...))``."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+        self.event_dim, self.exact, self.context = transform.event_dim, transform.exact, transform.context
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.transform.inverse(x, c)
+
+    def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.transform.forward(z, c)
+
+    def latent_shape(self, data_shape: torch.Size) -> torch.Size:
+        return self.transform.data_shape(data_shape)
+
+    def data_shape(self, latent_shape: torch.Size) -> torch.Size:
+        return self.transform.latent_shape(latent_shape)

@@ -1,0 +1,65 @@
+"""A scalar family applied to every feature on its own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bijectory.bijections.base import Bijection
+from bijectory.errors import ConfigError, check
+from bijectory.nets import MLP
+from bijectory.ops.shape import expand_to_context, sum_event, to_planes
+from bijectory.transforms.base import Transform
+
+
+class Elementwise(Transform):
+    """One scalar bijection for each feature; parameters are free, or functions of the context.
+
+    Args:
+        bijection: The scalar family.
+        features: Number of features.
+        context: Width of the context; 0 makes the raw parameters ``phi`` plain weights, ``(P, features)``.
+        hidden: Hidden widths of the conditioner (with context only).
+        net: A conditioner of your own, ``net(c[..., :0], c) -> (*batch, P * features)``, plane-major rows.
+
+    Raises:
+        ConfigError: If ``features < 1``.
+
+    Example:
+        >>> from bijectory.bijections import Affine
+        >>> z, ladj = Elementwise(Affine(), features=3)(torch.ones(5, 3))
+        >>> z.shape, ladj.shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        bijection: Bijection,
+        features: int,
+        context: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        net: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check(features >= 1, ConfigError, f"features must be at least 1, got {features}.")
+        self.bijection, self.features, self.context, self.hidden = bijection, features, context, tuple(hidden)
+        outputs = bijection.n_params * features
+        self.phi = None if context else nn.Parameter(torch.zeros(bijection.n_params, features))
+        self.net = (net or MLP(0, outputs, hidden, context)) if context and outputs else None
+
+    def _planes(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if self.phi is not None:
+            return self.phi.unflatten(0, (-1, *(1,) * (x.dim() - 1))) if self.phi.shape[0] else self.phi
+        if self.net is None or c is None:  # a family without parameters
+            return x.new_zeros(0, self.features)
+        return to_planes(self.net(c[..., :0], c), self.bijection.n_params)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = expand_to_context(x, c if self.context else None, 1)
+        z, ladj = self.bijection.forward(x, self._planes(x, c))
+        return z, sum_event(ladj, 1)
+
+    def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = expand_to_context(z, c if self.context else None, 1)
+        x, ladj = self.bijection.inverse(z, self._planes(z, c))
+        return x, sum_event(ladj, 1)

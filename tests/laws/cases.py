@@ -1,0 +1,72 @@
+"""Every law case: one line for each transform, bijection, density and recipe.
+
+A case builds a fresh object for a context width (0 or ``CONTEXT``) and is named after the public class or function that
+it exercises. Laws run on *trained-like* parameters (``randomize``), never only at the identity.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import bijectory as bj
+
+FEATURES = 4
+CONTEXT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One object under the laws.
+
+    Attributes:
+        name: Shown in test ids; starts with the public name exercised.
+        build: ``context -> module`` (or bijection).
+        features: Size of the event.
+        contexts: Context widths to try.
+        domain: Maps standard normal noise into the domain of ``forward``.
+        range: Maps standard normal noise into the range of ``forward`` (domain of ``inverse``).
+    """
+
+    name: str
+    build: Callable[[int], object]
+    features: int = FEATURES
+    contexts: tuple[int, ...] = (0, CONTEXT)
+    domain: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+    range: Callable[[torch.Tensor], torch.Tensor] = lambda z: z
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def randomize(module: nn.Module, seed: int = 0, scale: float = 0.5) -> nn.Module:
+    """Give every parameter trained-like random values: matrices ~ N(0, scale^2 / fan-in), vectors ~ N(0, scale^2)."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            fan = p.shape[-1] if p.dim() >= 2 else 1
+            p.copy_(torch.randn(p.shape, generator=g) * scale * (2.0 if p.dim() >= 2 else 1.0) / max(fan, 1) ** 0.5)
+    return module
+
+
+BIJECTIONS = [
+    Case("Shift", lambda _: bj.Shift(), contexts=(0,)),
+    Case("Affine", lambda _: bj.Affine(), contexts=(0,)),
+]
+
+TRANSFORMS = [
+    Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
+    Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
+    Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
+    Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
+]
+
+DENSITIES = [
+    Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), contexts=(0,)),
+]
+
+RECIPES = [
+    Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
+    Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
+]
