@@ -57,7 +57,9 @@ def bijectory(work: Path, seconds: float, extra: list[str]) -> dict:
     subprocess.run([*command, "--time-budget", f"{seconds:g}s", *extra], check=True)
     wall = time.time() - start
     scores = work / "scores.csv"
-    subprocess.run([sys.executable, "-m", "bijectory", "score", str(run), str(work / "test.csv"), "-o", str(scores)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "bijectory", "score", str(run), str(work / "test.csv"), "-o", str(scores)], check=True
+    )
     lp = np.genfromtxt(scores, delimiter=",", names=True)["log_prob"]
     return {"model": "bijectory fit (defaults)", "wall": wall, **summary(lp)}
 
@@ -111,7 +113,9 @@ def flowjax(work: Path, seconds: float, extra: list[str]) -> dict:
     flow = masked_autoregressive_flow(
         jax.random.key(0), base_dist=Normal(jnp.zeros(6)), transformer=RationalQuadraticSpline(knots=8, interval=5)
     )
-    params, static = eqx.partition(flow, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, fj_non_trainable()))
+    params, static = eqx.partition(
+        flow, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, fj_non_trainable())
+    )
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(1e-3))
     state = optimizer.init(params)
 
@@ -146,7 +150,9 @@ def flowjax(work: Path, seconds: float, extra: list[str]) -> dict:
 
     score = jax.jit(lambda p, x: unwrap(eqx.combine(p, static)).log_prob(x))
     test = np.load(work / "test.npy")
-    lp = np.concatenate([np.asarray(score(best_params, jnp.asarray(b))) for b in np.array_split(test, 50)]).astype(float)
+    lp = np.concatenate([np.asarray(score(best_params, jnp.asarray(b))) for b in np.array_split(test, 50)]).astype(
+        float
+    )
     name = f"flowjax {fj.__version__} masked_autoregressive_flow, RQ splines (8 knots)"
     return {"model": name, "wall": wall, "steps": steps, **summary(lp)}
 
