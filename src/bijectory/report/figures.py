@@ -36,7 +36,7 @@ def likelihoods(content: Content) -> Figure:
         color = MODEL if row.name == "this flow" else QUIET
         ax.errorbar(row.nats, i, xerr=[[row.nats - row.low], [row.high - row.nats]], fmt="o", color=color, capsize=3)
     ax.set_yticks(range(len(rows)), [r.name for r in rows])
-    ax.set(xlabel="held-out log-likelihood, nats a row (95 % bootstrap interval)", ylim=(-0.6, len(rows) - 0.4))
+    ax.set(xlabel="held-out nats a row, with 95 % interval", ylim=(-0.6, len(rows) - 0.4))
     return figure
 
 
