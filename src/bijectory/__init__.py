@@ -1,9 +1,18 @@
-"""Bijectory: normalizing flows with exact likelihoods and exact samples, in both directions."""
+"""Bijectory: normalizing flows with exact likelihoods and exact samples, in both directions.
 
-from bijectory.bijections import Affine, Bijection, Shift
-from bijectory.densities import Density, Flow, StandardNormal
-from bijectory.recipes import real_nvp
-from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
+The public surface, every name re-exported by hand: one import line (what type checkers read) and one entry of
+``__all__``. At run time a name is fetched from its room on first use, so that ``import bijectory`` costs nothing and a
+room that needs pandas or scikit-learn loads them only when it is asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bijectory.bijections import Affine, Bijection, Shift
+    from bijectory.densities import Density, Flow, StandardNormal
+    from bijectory.recipes import real_nvp
+    from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -21,3 +30,49 @@ __all__ = [
     "Transform",
     "real_nvp",
 ]
+
+_ROOMS = (  # searched in this order: what needs torch alone comes first
+    "errors",
+    "ops",
+    "bijections",
+    "nets",
+    "transforms",
+    "densities",
+    "recipes",
+    "spec",
+    "objectives",
+    "io",
+    "training",
+    "testing",
+    "tables",
+    "apps",
+    "interop",
+    "report",
+    "serve",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"bijectory.{name}")
+    if name in __all__:
+        for room in _ROOMS:
+            module = _room(room)
+            if name in getattr(module, "__all__", ()):
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module 'bijectory' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
+def _room(name: str) -> Any:
+    """Import a room; None if it is not built (any other failure to import is reported as it is)."""
+    try:
+        return importlib.import_module(f"bijectory.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"bijectory.{name}":
+            raise
+        return None
