@@ -1,5 +1,19 @@
 """One family of errors: every message says what was passed, what was expected, and what to do."""
 
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "ContextError",
+    "ConvergenceError",
+    "DataError",
+    "DomainError",
+    "DtypeError",
+    "FlowError",
+    "NonFiniteError",
+    "ShapeError",
+    "check",
+]
+
 
 class FlowError(ValueError):
     """Base class of every error that Bijectory raises on purpose."""
