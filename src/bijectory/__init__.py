@@ -42,6 +42,7 @@ _ROOMS = (  # searched in this order: what needs torch alone comes first
     "spec",
     "objectives",
     "io",
+    "storage",
     "training",
     "testing",
     "tables",

@@ -22,6 +22,10 @@ class Dense(nn.Module):
         outputs: Width of the result.
         context: Width of ``c``; the context enters additively, so one row of ``c`` serves many rows of ``x``.
         scale: Multiplies the initial weights.
+
+    Example:
+        >>> Dense(3, 2, context=1)(torch.zeros(5, 3), torch.zeros(1)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, inputs: int, outputs: int, context: int = 0, scale: float = 1.0) -> None:

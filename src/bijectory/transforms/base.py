@@ -59,7 +59,15 @@ class Transform(nn.Module, abc.ABC):
 
 
 class Inverse(Transform):
-    """The inverse of a transform as a transform: swaps the two directions. An IAF is ``Inverse(Autoregressive(...))``."""
+    """The inverse of a transform as a transform: swaps the two directions. An IAF is ``Inverse(Autoregressive(...))``.
+
+    Example:
+        >>> from bijectory import Affine, Elementwise
+        >>> layer = Elementwise(Affine(), 2)
+        >>> x = torch.ones(2)
+        >>> bool((Inverse(layer).forward(x)[0] == layer.inverse(x)[0]).all())
+        True
+    """
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()

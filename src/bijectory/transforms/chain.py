@@ -18,6 +18,13 @@ class Chain(Transform):
 
     Raises:
         DtypeError: If an item is not a ``Transform``.
+
+    Example:
+        >>> from bijectory import Affine, Elementwise
+        >>> chain = Chain(Elementwise(Affine(), 2), Elementwise(Affine(), 2))
+        >>> z, ladj = chain.forward(torch.zeros(5, 2))
+        >>> z.shape, ladj.shape, len(chain[:1])
+        (torch.Size([5, 2]), torch.Size([5]), 1)
     """
 
     def __init__(self, *transforms: Transform) -> None:
