@@ -1,0 +1,36 @@
+# Every target works from a fresh clone; `setup` is quick when nothing changed.
+PYTHON ?= python3
+WORKERS ?= 2
+RUN := .venv/bin/python
+
+.PHONY: setup demo test test-slow lint types docs bench clean
+.DEFAULT_GOAL := test
+
+setup:
+	@$(PYTHON) scripts/bootstrap.py
+
+demo: setup
+	@$(RUN) -m bijectory demo
+
+test: setup
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS)
+
+test-slow: setup
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) -m slow
+
+lint: setup
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+types: setup
+	@$(RUN) -m mypy
+
+docs: setup
+	@$(RUN) scripts/docs.py
+
+bench: setup
+	@for program in benchmarks/*.py; do echo "== $$program"; $(RUN) $$program || exit 1; done
+
+clean:
+	rm -rf .venv build dist demo-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
