@@ -12,11 +12,26 @@ if TYPE_CHECKING:
     from bijectory.bijections import Affine, Bijection, Shift
     from bijectory.densities import Density, Flow, StandardNormal
     from bijectory.recipes import real_nvp
-    from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
+    from bijectory.transforms import (
+        LU,
+        ActNorm,
+        Chain,
+        Coupling,
+        Elementwise,
+        Inverse,
+        Permutation,
+        Reshape,
+        Standardize,
+        Transform,
+        random_permutation,
+        reversal,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LU",
+    "ActNorm",
     "Affine",
     "Bijection",
     "Chain",
@@ -25,10 +40,15 @@ __all__ = [
     "Elementwise",
     "Flow",
     "Inverse",
+    "Permutation",
+    "Reshape",
     "Shift",
     "StandardNormal",
+    "Standardize",
     "Transform",
+    "random_permutation",
     "real_nvp",
+    "reversal",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

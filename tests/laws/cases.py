@@ -59,6 +59,11 @@ TRANSFORMS = [
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
+    Case("LU", lambda _: bj.LU(FEATURES), contexts=(0,)),
+    Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), contexts=(0,)),
+    Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
+    Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
+    Case("Reshape", lambda _: bj.Reshape((FEATURES,), (FEATURES,)), contexts=(0,)),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 

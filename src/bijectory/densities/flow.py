@@ -48,14 +48,14 @@ class Flow(Density):
         """Latent -> data: ``x`` and ``log|det dx/dz|``."""
         c = self._embed(c)
         check_events(self, z, self.base.event_shape, "z")
-        return self.transform.inverse(self._layout(z, c), c)
+        return self.transform.inverse(self._layout(z, c, self.transform.latent_event_dim), c)
 
     def rsample(
         self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         shape, c = check_shape(shape), self._embed(c)
         z = self.base.rsample(shape, c, generator=generator)
-        return self.transform.inverse(self._layout(z, c), c)[0]
+        return self.transform.inverse(self._layout(z, c, self.transform.latent_event_dim), c)[0]
 
     def rsample_and_log_prob(
         self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -63,7 +63,7 @@ class Flow(Density):
         """Draws with gradients and their log-density, in one pass through the layers: ``base(z) - ladj``."""
         shape, c = check_shape(shape), self._embed(c)
         z, log_base = self.base.rsample_and_log_prob(shape, c, generator=generator)
-        x, ladj = self.transform.inverse(self._layout(z, c), c)
+        x, ladj = self.transform.inverse(self._layout(z, c, self.transform.latent_event_dim), c)
         return x, log_base - ladj
 
     def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
@@ -79,10 +79,9 @@ class Flow(Density):
 
     def _enter(self, x: Tensor, c: Tensor | None) -> Tensor:
         check_events(self, x, self.event_shape, "x")
-        return self._layout(x, c)
+        return self._layout(x, c, self.transform.event_dim)
 
-    def _layout(self, x: Tensor, c: Tensor | None) -> Tensor:
-        event_dim = self.transform.event_dim
+    def _layout(self, x: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
         check_batches(x, c, event_dim)
         x = expand_to_context(x, c, event_dim)
         return feature_major(x) if event_dim == 1 else x

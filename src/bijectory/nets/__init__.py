@@ -1,6 +1,7 @@
 """Networks that know nothing of flows."""
 
 from bijectory.nets.activations import ACTIVATIONS
+from bijectory.nets.freezable import Freezable
 from bijectory.nets.mlp import MLP, Dense
 
-__all__ = ["ACTIVATIONS", "MLP", "Dense"]
+__all__ = ["ACTIVATIONS", "MLP", "Dense", "Freezable"]

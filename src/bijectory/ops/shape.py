@@ -25,6 +25,11 @@ def feature_major(x: Tensor) -> Tensor:
     return x if x.dim() < 2 else x.movedim(-1, 0).contiguous().movedim(0, -1)
 
 
+def take(x: Tensor, order: Tensor) -> Tensor:
+    """Pick features, ``x[..., order]``, and keep memory feature-major."""
+    return x.movedim(-1, 0).index_select(0, order).movedim(0, -1)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Affine map ``(*batch, i) -> (*batch, o)`` computed as ``W @ X`` so that the result is feature-major.
 

@@ -4,5 +4,22 @@ from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
+from bijectory.transforms.lu import LU
+from bijectory.transforms.normalize import ActNorm, Standardize
+from bijectory.transforms.permutation import Permutation, random_permutation, reversal
+from bijectory.transforms.reshape import Reshape
 
-__all__ = ["Chain", "Coupling", "Elementwise", "Inverse", "Transform"]
+__all__ = [
+    "LU",
+    "ActNorm",
+    "Chain",
+    "Coupling",
+    "Elementwise",
+    "Inverse",
+    "Permutation",
+    "Reshape",
+    "Standardize",
+    "Transform",
+    "random_permutation",
+    "reversal",
+]

@@ -18,12 +18,14 @@ class Transform(nn.Module, abc.ABC):
     """An invertible layer.
 
     Attributes:
-        event_dim: Number of rightmost dimensions that form one event.
+        event_dim: Number of rightmost dimensions that form one event of ``x``.
+        latent_event_dim: The same of ``z``; differs only in layers that reshape.
         exact: False where the log-determinant is an unbiased estimate or a bound.
         context: Width of the context that the layer reads, 0 for none.
     """
 
     event_dim: int = 1
+    latent_event_dim: int = 1
     exact: bool = True
     context: int = 0
 
@@ -72,7 +74,8 @@ class Inverse(Transform):
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform
-        self.event_dim, self.exact, self.context = transform.event_dim, transform.exact, transform.context
+        self.event_dim, self.latent_event_dim = transform.latent_event_dim, transform.event_dim
+        self.exact, self.context = transform.exact, transform.context
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.transform.inverse(x, c)

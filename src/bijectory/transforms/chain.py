@@ -1,5 +1,6 @@
 """Composition of transforms."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -32,30 +33,28 @@ class Chain(Transform):
         for t in transforms:
             check(isinstance(t, Transform), DtypeError, f"a Chain takes Transforms, got {type(t).__name__}.")
         self.transforms = nn.ModuleList(transforms)
-        self.event_dim = max((t.event_dim for t in transforms), default=1)
+        # Layers may change the number of event dimensions; the chain starts with as many as its neediest layer asks for.
+        steps = list(itertools.accumulate((t.latent_event_dim - t.event_dim for t in transforms), initial=0))
+        self.event_dim = max((t.event_dim - s for t, s in zip(transforms, steps, strict=False)), default=1)
+        self.latent_event_dim = self.event_dim + steps[-1]
         self.exact = all(t.exact for t in transforms)
         self.context = max((t.context for t in transforms), default=0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = None
+        total, events = None, self.event_dim
         for t in self:
             x, ladj = t.forward(x, c)
-            total = self._add(total, ladj, t)
-        return x, self._zeros(x) if total is None else total
+            events += t.latent_event_dim - t.event_dim
+            total = _add(total, ladj, x.dim() - events)
+        return x, x.new_zeros(x.shape[: x.dim() - events]) if total is None else total
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = None
+        total, events = None, self.latent_event_dim
         for t in reversed(list(self)):
             z, ladj = t.inverse(z, c)
-            total = self._add(total, ladj, t)
-        return z, self._zeros(z) if total is None else total
-
-    def _add(self, total: Tensor | None, ladj: Tensor, t: Transform) -> Tensor:
-        ladj = sum_event(ladj, self.event_dim - t.event_dim)
-        return ladj if total is None else total + ladj
-
-    def _zeros(self, x: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[: x.dim() - self.event_dim])
+            events += t.event_dim - t.latent_event_dim
+            total = _add(total, ladj, z.dim() - events)
+        return z, z.new_zeros(z.shape[: z.dim() - events]) if total is None else total
 
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         for t in self:
@@ -81,3 +80,9 @@ class Chain(Transform):
 
     def __getitem__(self, index: int | slice) -> Transform:
         return Chain(*self.transforms[index]) if isinstance(index, slice) else self.transforms[index]  # type: ignore[return-value]
+
+
+def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
+    """Add one layer's log-determinant, summed over the event dimensions that the layer treated as batch."""
+    ladj = sum_event(ladj, ladj.dim() - batch_dim)
+    return ladj if total is None else total + ladj

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check
 from bijectory.nets import MLP
-from bijectory.ops.shape import expand_to_context, sum_event, to_planes
+from bijectory.ops.shape import expand_to_context, sum_event, take, to_planes
 from bijectory.transforms.base import Transform
 
 
@@ -75,7 +75,7 @@ class Coupling(Transform):
             return x[..., :n], x[..., n:]
         if self._kept_last:
             return x[..., -n:], x[..., :-n]
-        x = x.index_select(-1, self._order)
+        x = take(x, self._order)
         return x[..., :n], x[..., n:]
 
     def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Coupling(Transform):
         if self._kept_last:
             return _cat(moved, kept)
         joined = _cat(kept, moved)
-        return joined if self._kept_first else joined.index_select(-1, self._rank)
+        return joined if self._kept_first else take(joined, self._rank)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
