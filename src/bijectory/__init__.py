@@ -1,6 +1,6 @@
 """Bijectory: normalizing flows with exact likelihoods and exact samples, in both directions."""
 
-from bijectory.bijections import Affine, Bijection, Shift
+from bijectory.bijections import Affine, Bijection, RationalQuadratic, Shift
 from bijectory.densities import Density, Flow, StandardNormal
 from bijectory.recipes import real_nvp
 from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
@@ -16,6 +16,7 @@ __all__ = [
     "Elementwise",
     "Flow",
     "Inverse",
+    "RationalQuadratic",
     "Shift",
     "StandardNormal",
     "Transform",
