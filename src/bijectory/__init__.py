@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bijectory.bijections import Affine, Bijection, Shift
+    from bijectory.bijections import Affine, Bijection, RationalQuadratic, Shift
     from bijectory.densities import Density, Flow, StandardNormal
     from bijectory.recipes import real_nvp
     from bijectory.transforms import (
@@ -41,6 +41,7 @@ __all__ = [
     "Flow",
     "Inverse",
     "Permutation",
+    "RationalQuadratic",
     "Reshape",
     "Shift",
     "StandardNormal",

@@ -53,9 +53,15 @@ def randomize(module: nn.Module, seed: int = 0, scale: float = 0.5) -> nn.Module
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), contexts=(0,)),
     Case("Affine", lambda _: bj.Affine(), contexts=(0,)),
+    Case("RationalQuadratic", lambda _: bj.RationalQuadratic(), contexts=(0,)),
+    Case("RationalQuadratic-linear", lambda _: bj.RationalQuadratic(5, 2.0, "linear"), contexts=(0,)),
+    Case("RationalQuadratic-circular", lambda _: bj.RationalQuadratic(5, 2.0, "circular"), contexts=(0,)),
+    Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(precision="float64"), contexts=(0,)),
 ]
 
 TRANSFORMS = [
+    Case("Elementwise-spline", lambda c: bj.Elementwise(bj.RationalQuadratic(), FEATURES, c, hidden=(8,))),
+    Case("Coupling-spline", lambda c: bj.Coupling(bj.RationalQuadratic(), (True, False, True, False), c, hidden=(8,))),
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),

@@ -2,5 +2,6 @@
 
 from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.base import Bijection
+from bijectory.bijections.rational_quadratic import RationalQuadratic
 
-__all__ = ["Affine", "Bijection", "Shift"]
+__all__ = ["Affine", "Bijection", "RationalQuadratic", "Shift"]
