@@ -1,6 +1,19 @@
 """Bijectory: normalizing flows with exact likelihoods and exact samples, in both directions."""
 
-from bijectory.bijections import Affine, Bijection, Shift
+from bijectory.bijections import (
+    Affine,
+    Bijection,
+    Exp,
+    LeakyReLU,
+    Log,
+    Logit,
+    Shift,
+    Sigmoid,
+    SinhArcsinh,
+    Softplus,
+    Tanh,
+    YeoJohnson,
+)
 from bijectory.densities import Density, Flow, StandardNormal
 from bijectory.recipes import real_nvp
 from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
@@ -14,10 +27,19 @@ __all__ = [
     "Coupling",
     "Density",
     "Elementwise",
+    "Exp",
     "Flow",
     "Inverse",
+    "LeakyReLU",
+    "Log",
+    "Logit",
     "Shift",
+    "Sigmoid",
+    "SinhArcsinh",
+    "Softplus",
     "StandardNormal",
+    "Tanh",
     "Transform",
+    "YeoJohnson",
     "real_nvp",
 ]

@@ -53,10 +53,21 @@ def randomize(module: nn.Module, seed: int = 0, scale: float = 0.5) -> nn.Module
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), contexts=(0,)),
     Case("Affine", lambda _: bj.Affine(), contexts=(0,)),
+    Case("Exp", lambda _: bj.Exp(), contexts=(0,), range=torch.exp),
+    Case("LeakyReLU", lambda _: bj.LeakyReLU(), contexts=(0,)),
+    Case("Log", lambda _: bj.Log(), contexts=(0,), domain=torch.exp),
+    Case("Logit", lambda _: bj.Logit(), contexts=(0,), domain=torch.sigmoid),
+    Case("Logit-bounds", lambda _: bj.Logit(-2.0, 3.0), contexts=(0,), domain=lambda x: 5 * torch.sigmoid(x) - 2),
+    Case("Sigmoid", lambda _: bj.Sigmoid(), contexts=(0,), range=torch.sigmoid),
+    Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), contexts=(0,)),
+    Case("Softplus", lambda _: bj.Softplus(), contexts=(0,), range=torch.exp),
+    Case("Tanh", lambda _: bj.Tanh(), contexts=(0,), range=torch.tanh),
+    Case("YeoJohnson", lambda _: bj.YeoJohnson(), contexts=(0,)),
 ]
 
 TRANSFORMS = [
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
+    Case("Elementwise-sigmoid", lambda c: bj.Elementwise(bj.Sigmoid(), FEATURES, c), range=torch.sigmoid),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),

@@ -2,5 +2,23 @@
 
 from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.base import Bijection
+from bijectory.bijections.exponential import Exp, Log, Softplus
+from bijectory.bijections.leaky_relu import LeakyReLU
+from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.sinh_arcsinh import SinhArcsinh
+from bijectory.bijections.yeo_johnson import YeoJohnson
 
-__all__ = ["Affine", "Bijection", "Shift"]
+__all__ = [
+    "Affine",
+    "Bijection",
+    "Exp",
+    "LeakyReLU",
+    "Log",
+    "Logit",
+    "Shift",
+    "Sigmoid",
+    "SinhArcsinh",
+    "Softplus",
+    "Tanh",
+    "YeoJohnson",
+]
