@@ -26,6 +26,23 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
+from bijectory.bijections import (
+    Affine,
+    Bijection,
+    Exp,
+    LeakyReLU,
+    Log,
+    Logit,
+    Shift,
+    Sigmoid,
+    SinhArcsinh,
+    Softplus,
+    Tanh,
+    YeoJohnson,
+)
+from bijectory.densities import Density, Flow, StandardNormal
+from bijectory.recipes import real_nvp
+from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -38,16 +55,26 @@ __all__ = [
     "Coupling",
     "Density",
     "Elementwise",
+    "Exp",
     "Flow",
     "Inverse",
     "Permutation",
     "RationalQuadratic",
     "Reshape",
+    "LeakyReLU",
+    "Log",
+    "Logit",
     "Shift",
+    "Sigmoid",
+    "SinhArcsinh",
+    "Softplus",
     "StandardNormal",
     "Standardize",
     "Transform",
     "random_permutation",
+    "Tanh",
+    "Transform",
+    "YeoJohnson",
     "real_nvp",
     "reversal",
 ]

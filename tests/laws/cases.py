@@ -57,12 +57,23 @@ BIJECTIONS = [
     Case("RationalQuadratic-linear", lambda _: bj.RationalQuadratic(5, 2.0, "linear"), contexts=(0,)),
     Case("RationalQuadratic-circular", lambda _: bj.RationalQuadratic(5, 2.0, "circular"), contexts=(0,)),
     Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(precision="float64"), contexts=(0,)),
+    Case("Exp", lambda _: bj.Exp(), contexts=(0,), range=torch.exp),
+    Case("LeakyReLU", lambda _: bj.LeakyReLU(), contexts=(0,)),
+    Case("Log", lambda _: bj.Log(), contexts=(0,), domain=torch.exp),
+    Case("Logit", lambda _: bj.Logit(), contexts=(0,), domain=torch.sigmoid),
+    Case("Logit-bounds", lambda _: bj.Logit(-2.0, 3.0), contexts=(0,), domain=lambda x: 5 * torch.sigmoid(x) - 2),
+    Case("Sigmoid", lambda _: bj.Sigmoid(), contexts=(0,), range=torch.sigmoid),
+    Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), contexts=(0,)),
+    Case("Softplus", lambda _: bj.Softplus(), contexts=(0,), range=torch.exp),
+    Case("Tanh", lambda _: bj.Tanh(), contexts=(0,), range=torch.tanh),
+    Case("YeoJohnson", lambda _: bj.YeoJohnson(), contexts=(0,)),
 ]
 
 TRANSFORMS = [
     Case("Elementwise-spline", lambda c: bj.Elementwise(bj.RationalQuadratic(), FEATURES, c, hidden=(8,))),
     Case("Coupling-spline", lambda c: bj.Coupling(bj.RationalQuadratic(), (True, False, True, False), c, hidden=(8,))),
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
+    Case("Elementwise-sigmoid", lambda c: bj.Elementwise(bj.Sigmoid(), FEATURES, c), range=torch.sigmoid),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
     Case("LU", lambda _: bj.LU(FEATURES), contexts=(0,)),

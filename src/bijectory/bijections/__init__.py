@@ -5,3 +5,23 @@ from bijectory.bijections.base import Bijection
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 
 __all__ = ["Affine", "Bijection", "RationalQuadratic", "Shift"]
+from bijectory.bijections.exponential import Exp, Log, Softplus
+from bijectory.bijections.leaky_relu import LeakyReLU
+from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.sinh_arcsinh import SinhArcsinh
+from bijectory.bijections.yeo_johnson import YeoJohnson
+
+__all__ = [
+    "Affine",
+    "Bijection",
+    "Exp",
+    "LeakyReLU",
+    "Log",
+    "Logit",
+    "Shift",
+    "Sigmoid",
+    "SinhArcsinh",
+    "Softplus",
+    "Tanh",
+    "YeoJohnson",
+]

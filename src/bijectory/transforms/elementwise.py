@@ -44,12 +44,13 @@ class Elementwise(Transform):
         check(features >= 1, ConfigError, f"features must be at least 1, got {features}.")
         self.bijection, self.features, self.context, self.hidden = bijection, features, context, tuple(hidden)
         outputs = bijection.n_params * features
-        self.phi = None if context else nn.Parameter(torch.zeros(bijection.n_params, features))
+        # A family without parameters owns none: an empty Parameter would never get a gradient.
+        self.phi = nn.Parameter(torch.zeros(bijection.n_params, features)) if outputs and not context else None
         self.net = (net or MLP(0, outputs, hidden, context)) if context and outputs else None
 
     def _planes(self, x: Tensor, c: Tensor | None) -> Tensor:
         if self.phi is not None:
-            return self.phi.unflatten(0, (-1, *(1,) * (x.dim() - 1))) if self.phi.shape[0] else self.phi
+            return self.phi.unflatten(0, (-1, *(1,) * (x.dim() - 1)))
         if self.net is None or c is None:  # a family without parameters
             return x.new_zeros(0, self.features)
         return to_planes(self.net(c[..., :0], c), self.bijection.n_params)
