@@ -9,7 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bijectory.bijections import Affine, Bijection, RationalQuadratic, Shift
+    from bijectory.bijections import (
+        Affine,
+        Bijection,
+        Exp,
+        LeakyReLU,
+        Log,
+        Logit,
+        RationalQuadratic,
+        Shift,
+        Sigmoid,
+        SinhArcsinh,
+        Softplus,
+        Tanh,
+        YeoJohnson,
+    )
     from bijectory.densities import Density, Flow, StandardNormal
     from bijectory.recipes import real_nvp
     from bijectory.transforms import (
@@ -26,23 +40,6 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
-from bijectory.bijections import (
-    Affine,
-    Bijection,
-    Exp,
-    LeakyReLU,
-    Log,
-    Logit,
-    Shift,
-    Sigmoid,
-    SinhArcsinh,
-    Softplus,
-    Tanh,
-    YeoJohnson,
-)
-from bijectory.densities import Density, Flow, StandardNormal
-from bijectory.recipes import real_nvp
-from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -58,23 +55,22 @@ __all__ = [
     "Exp",
     "Flow",
     "Inverse",
-    "Permutation",
-    "RationalQuadratic",
-    "Reshape",
     "LeakyReLU",
     "Log",
     "Logit",
+    "Permutation",
+    "RationalQuadratic",
+    "Reshape",
     "Shift",
     "Sigmoid",
     "SinhArcsinh",
     "Softplus",
     "StandardNormal",
     "Standardize",
-    "Transform",
-    "random_permutation",
     "Tanh",
     "Transform",
     "YeoJohnson",
+    "random_permutation",
     "real_nvp",
     "reversal",
 ]

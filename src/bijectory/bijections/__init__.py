@@ -2,12 +2,10 @@
 
 from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.base import Bijection
-from bijectory.bijections.rational_quadratic import RationalQuadratic
-
-__all__ = ["Affine", "Bijection", "RationalQuadratic", "Shift"]
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
 from bijectory.bijections.yeo_johnson import YeoJohnson
 
@@ -18,6 +16,7 @@ __all__ = [
     "LeakyReLU",
     "Log",
     "Logit",
+    "RationalQuadratic",
     "Shift",
     "Sigmoid",
     "SinhArcsinh",
