@@ -40,6 +40,12 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
+from bijectory.bijections import Affine, Bijection, Shift
+from bijectory.densities import Density, Flow, StandardNormal
+from bijectory.objectives import nll
+from bijectory.recipes import real_nvp
+from bijectory.training import Batch, Callback, Data, FitConfig, FitResult, fit
+from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -47,12 +53,17 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
+    "Batch",
     "Bijection",
+    "Callback",
     "Chain",
     "Coupling",
+    "Data",
     "Density",
     "Elementwise",
     "Exp",
+    "FitConfig",
+    "FitResult",
     "Flow",
     "Inverse",
     "LeakyReLU",
@@ -71,6 +82,8 @@ __all__ = [
     "Transform",
     "YeoJohnson",
     "random_permutation",
+    "fit",
+    "nll",
     "real_nvp",
     "reversal",
 ]

@@ -1,0 +1,6 @@
+"""Objectives: plain callables ``(model, batch) -> scalar``, lower is better."""
+
+from bijectory.objectives.batch import Batch
+from bijectory.objectives.likelihood import nll
+
+__all__ = ["Batch", "nll"]

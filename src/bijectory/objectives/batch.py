@@ -1,0 +1,13 @@
+"""What an objective is given."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Rows of data: ``x`` ``(n, *event)``, context ``c`` ``(n, *context)`` or None, ``weight`` ``(n,)`` or None."""
+
+    x: Tensor
+    c: Tensor | None = None
+    weight: Tensor | None = None

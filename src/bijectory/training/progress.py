@@ -1,0 +1,115 @@
+"""Progress on stderr and ``metrics.jsonl``: what a person and a program read while a fit runs."""
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bijectory.training.callbacks import Callback
+from bijectory.training.state import FitResult, Run
+
+INTERVAL = 0.1  # seconds between updates of a terminal line
+
+
+class Metrics:
+    """``metrics.jsonl``: one JSON object a line, appended whole, so that a crash leaves a valid file.
+
+    Args:
+        path: The file.
+        step: Keep the lines up to this step (of the part of the run that is continued), drop the rest.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._warned = False
+        kept = b"".join(_lines_until(path, step)) if path.exists() else b""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp = path.with_name(f".{path.name}.tmp")
+        temp.write_bytes(kept)
+        os.replace(temp, path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one line; a full disk gives one warning."""
+        line = json.dumps({k: _plain(v) for k, v in record.items()}).encode() + b"\n"
+        try:
+            with open(self.path, "ab") as file:
+                file.write(line)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"{self.path} not written: {error.strerror}; training continues", stacklevel=2)
+
+
+def _lines_until(path: Path, step: int) -> list[bytes]:
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            break  # the rest was cut off by a crash
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite becomes null."""
+    return None if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))) else value
+
+
+class Progress(Callback):
+    """One line per validation, at most one a second off a terminal; on a terminal one live line.
+
+    Args:
+        fraction: ``run -> part done`` in [0, 1].
+    """
+
+    def __init__(self, fraction: Callable[[Run], float]) -> None:
+        self.fraction = fraction
+        self.live = sys.stderr.isatty()
+        self._shown = -1.0
+        self._last = ""
+
+    def on_step(self, run: Run) -> None:
+        if self.live:
+            self._draw(run)
+
+    def on_epoch(self, run: Run, record: dict[str, float]) -> None:
+        self._last = describe(record, best=run.best_epoch == record["epoch"])
+        if self.live:
+            self._draw(run)
+        elif time.monotonic() - self._shown >= 1 or self.fraction(run) >= 1:
+            self._shown = time.monotonic()
+            print(self._last, file=sys.stderr, flush=True)
+
+    def on_stop(self, run: Run, result: FitResult) -> None:
+        if self.live:
+            sys.stderr.write("\r\x1b[K")
+        best = "" if result.best_val != result.best_val else f", best validation {result.best_val:.4f} nats"
+        reason = result.stop_reason.replace("_", " ")
+        print(f"{reason} after {result.steps} steps, {result.seconds:.1f} s{best} (epoch {result.best_epoch})",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    def _draw(self, run: Run) -> None:
+        now = time.monotonic()
+        if now - self._shown < INTERVAL:
+            return
+        self._shown = now
+        done = min(1.0, self.fraction(run))
+        bar = "━" * round(20 * done) + "─" * (20 - round(20 * done))
+        sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%} step {run.step}  {self._last}")
+        sys.stderr.flush()
+
+
+def describe(record: dict[str, Any], *, best: bool) -> str:
+    """A record as one line for people."""
+    parts = [f"epoch {record['epoch']}", f"step {record['step']}", f"train {record['train_nll']:.4f}"]
+    if record["val_nll"] is not None:
+        parts.append(f"val {record['val_nll']:.4f}{' *' if best else ''}")
+    parts += [f"lr {record['lr']:.1e}", f"{record['seconds']:.1f} s"]
+    if record["skipped"]:
+        parts.append(f"{record['skipped']} steps skipped")
+    return "  ".join(parts)

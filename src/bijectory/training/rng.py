@@ -1,0 +1,52 @@
+"""Random states: seeded for the fit, given back to the caller afterwards, saved for resume."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python inside, and leave them untouched outside."""
+    outside = capture()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # the legacy global generator, which objectives and callbacks may use
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        restore(outside)
+
+
+def capture() -> dict[str, Tensor]:
+    """The states of all global generators, as tensors."""
+    legacy = np.random.get_state(legacy=False)
+    version, words, gauss_next = random.getstate()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*legacy["state"]["key"].tolist(), legacy["state"]["pos"], legacy["has_gauss"]]),
+        "numpy_gauss": torch.tensor(legacy["gauss"], dtype=torch.float64),
+        "python": torch.tensor([version, *words]),
+        "python_gauss": torch.tensor([] if gauss_next is None else [gauss_next], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def restore(states: dict[str, Tensor]) -> None:
+    """Set all global generators to captured states."""
+    torch.set_rng_state(states["torch"])
+    *keys, position, has_gauss = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, states["numpy_gauss"].item()))
+    version, *words = states["python"].tolist()
+    gauss = states["python_gauss"].tolist()
+    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            if f"cuda{i}" in states:
+                torch.cuda.set_rng_state(states[f"cuda{i}"], i)
