@@ -8,12 +8,15 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 import bijectory as bj
+from bijectory.testing import Subject, randomize
+
+__all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
 FEATURES = 4
 CONTEXT = 3
+NOTHING = lambda x: x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,33 +24,49 @@ class Case:
     """One object under the laws.
 
     Attributes:
-        name: Shown in test ids; starts with the public name exercised.
+        name: Shown in test ids; starts with the public name exercised, then ``-variant``.
         build: ``context -> module`` (or bijection).
-        features: Size of the event.
+        features: Size of the event, or its shape.
         contexts: Context widths to try.
         domain: Maps standard normal noise into the domain of ``forward``.
         range: Maps standard normal noise into the range of ``forward`` (domain of ``inverse``).
+        start: A bijection's map at ``phi = 0``.
+        saturates: Flattens out in floating point, so points at 1e6 cannot come back.
+        context_free: Outputs that may ignore the context.
+        idle: Regular expressions of parameters that may receive no gradient.
+        reparameterised: Draws of a density carry gradients.
     """
 
     name: str
     build: Callable[[int], object]
-    features: int = FEATURES
+    features: int | tuple[int, ...] = FEATURES
     contexts: tuple[int, ...] = (0, CONTEXT)
-    domain: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
-    range: Callable[[torch.Tensor], torch.Tensor] = lambda z: z
+    domain: Callable[[torch.Tensor], torch.Tensor] = NOTHING
+    range: Callable[[torch.Tensor], torch.Tensor] = NOTHING
+    start: Callable[[torch.Tensor], torch.Tensor] = NOTHING
+    saturates: bool = False
+    context_free: tuple[int, ...] = ()
+    idle: tuple[str, ...] = ()
+    reparameterised: bool = True
 
     def __str__(self) -> str:
         return self.name
 
-
-def randomize(module: nn.Module, seed: int = 0, scale: float = 0.5) -> nn.Module:
-    """Give every parameter trained-like random values: matrices ~ N(0, scale^2 / fan-in), vectors ~ N(0, scale^2)."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            fan = p.shape[-1] if p.dim() >= 2 else 1
-            p.copy_(torch.randn(p.shape, generator=g) * scale * (2.0 if p.dim() >= 2 else 1.0) / max(fan, 1) ** 0.5)
-    return module
+    def subject(self, context: int, dtype: torch.dtype) -> Subject:
+        return Subject(
+            name=self.name,
+            build=lambda: self.build(context),
+            event_shape=(self.features,) if isinstance(self.features, int) else self.features,
+            context=context,
+            dtype=dtype,
+            domain=self.domain,
+            range=self.range,
+            start=self.start,
+            saturates=self.saturates,
+            context_free=self.context_free,
+            idle=self.idle,
+            reparameterised=self.reparameterised,
+        )
 
 
 BIJECTIONS = [

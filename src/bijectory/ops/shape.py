@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     batch = x.shape[:-1]
     columns = x.mT if x.dim() == 2 else x.movedim(-1, 0).reshape(x.shape[-1], batch.numel())
     out = weight @ columns if bias is None else torch.addmm(bias.unsqueeze(-1), weight, columns)
-    return out.mT if x.dim() == 2 else out.reshape(-1, *batch).movedim(0, -1)
+    return out.mT if x.dim() == 2 else out.reshape(weight.shape[0], *batch).movedim(0, -1)
 
 
 def to_planes(raw: Tensor, n_params: int) -> Tensor:
