@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         YeoJohnson,
     )
     from bijectory.densities import Density, Flow, StandardNormal
+    from bijectory.objectives import Batch, nll
     from bijectory.recipes import real_nvp
+    from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
         ActNorm,
@@ -40,12 +42,6 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
-from bijectory.bijections import Affine, Bijection, Shift
-from bijectory.densities import Density, Flow, StandardNormal
-from bijectory.objectives import nll
-from bijectory.recipes import real_nvp
-from bijectory.training import Batch, Callback, Data, FitConfig, FitResult, fit
-from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -81,9 +77,9 @@ __all__ = [
     "Tanh",
     "Transform",
     "YeoJohnson",
-    "random_permutation",
     "fit",
     "nll",
+    "random_permutation",
     "real_nvp",
     "reversal",
 ]
