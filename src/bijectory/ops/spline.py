@@ -55,7 +55,7 @@ class SplineGrid(NamedTuple):
 
 
 class _Bin(NamedTuple):
-    """The bin of every element in the unit box, the raw slopes at its ends, and the knots at or below the element."""
+    """The bin that holds every element, in the unit box, and the raw slopes at its two knots."""
 
     w: Tensor
     h: Tensor
@@ -63,7 +63,6 @@ class _Bin(NamedTuple):
     y: Tensor
     left: Tensor
     right: Tensor
-    reached: list[Tensor]
 
 
 def rational_quadratic(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
@@ -79,7 +78,7 @@ def rational_quadratic(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor
     """
     if torch.compiler.is_compiling():
         return _forward(x, phi, grid)
-    return _Forward.apply(x, phi, grid)
+    return _apply(_Forward, x, phi, grid)
 
 
 def rational_quadratic_inverse(y: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
@@ -90,21 +89,32 @@ def rational_quadratic_inverse(y: Tensor, phi: Tensor, grid: SplineGrid) -> tupl
     """
     if torch.compiler.is_compiling():
         return _inverse(y, phi, grid)
-    return _Inverse.apply(y, phi, grid)
+    return _apply(_Inverse, y, phi, grid)
 
 
-# ---- plain operations ------------------------------------------------------------------------------------------------
+def _apply(function: type[torch.autograd.Function], x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+    """Call the autograd function in the order of memory, features first, so that every large operation is contiguous."""
+    dim = max(x.dim(), phi.dim() - 1)
+    phi = phi.reshape(phi.shape[0], *(1,) * (dim + 1 - phi.dim()), *phi.shape[1:])
+    if dim < 2:
+        return function.apply(x, phi, grid)
+    x = x.reshape(*(1,) * (dim - x.dim()), *x.shape)
+    y, ladj = function.apply(x.movedim(-1, 0), phi.movedim(-1, 1), grid)
+    return y.movedim(0, -1), ladj.movedim(0, -1)
 
 
-def _forward(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+# ---- both directions -------------------------------------------------------------------------------------------------
+
+
+def _forward(x: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(x.dtype, phi.dtype)
     x, phi = _working(x, phi, grid)
     inner, outside, turns = _enter(x, grid)
     u = (inner + grid.bound) / (2 * grid.bound)
-    at = _locate(u, *_knots(phi, grid), along_y=False)
+    at = _scan(u, phi, grid, along=0) if fused else _gather(u, phi, grid, along=0)[0]
     t = ((u - at.x) / at.w).clamp(0, 1)
     v, slope = _evaluate(t, 1 - t, at, grid)
-    y, ladj = (2 * v - 1) * grid.bound, slope.log()
+    y, ladj = (v - 0.5) * (2 * grid.bound), slope.log()
     if grid.tails == "linear":
         y = y + (x - inner) * slope
     elif grid.tails == "circular":
@@ -114,15 +124,15 @@ def _forward(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
     return y.to(dtype), ladj.to(_at_least_single(dtype))
 
 
-def _inverse(y: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+def _inverse(y: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(y.dtype, phi.dtype)
     y, phi = _working(y, phi, grid)
     inner, outside, turns = _enter(y, grid)
     v = (inner + grid.bound) / (2 * grid.bound)
-    at = _locate(v, *_knots(phi, grid), along_y=True)
+    at = _scan(v, phi, grid, along=1) if fused else _gather(v, phi, grid, along=1)[0]
     t, rest = _root(((v - at.y) / at.h).clamp(0, 1), at, grid)
     _, slope = _evaluate(t, rest, at, grid)
-    x, ladj = (2 * (at.x + at.w * t) - 1) * grid.bound, -slope.log()
+    x, ladj = (torch.addcmul(at.x, at.w, t) - 0.5) * (2 * grid.bound), -slope.log()
     if grid.tails == "linear":
         x = x + (y - inner) / slope
     elif grid.tails == "circular":
@@ -145,7 +155,7 @@ def _working(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
 def _enter(x: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
     """A point of the box for every element (NaN stays NaN), who was outside, and the whole turns taken (circular)."""
     b = grid.bound
-    outside = (x <= -b) | (x >= b)
+    outside = x.abs() >= b
     if grid.tails == "linear":
         return x.clamp(-b, b), outside, x
     if grid.tails == "circular":  # the lift of the circle map: f(x + 2B) = f(x) + 2B
@@ -154,23 +164,29 @@ def _enter(x: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
     return x.masked_fill(outside, 0), outside, x
 
 
-def _knots(phi: Tensor, grid: SplineGrid) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Widths, heights (each summing to 1) and the K+1 raw slopes."""
-    planes, k = phi.unbind(0), grid.bins
-    slopes = list(planes[2 * k :])
-    if grid.tails == "identity":
-        slopes = [torch.zeros_like(planes[0]), *slopes, torch.zeros_like(planes[0])]
-    elif grid.tails == "circular":
-        slopes = [*slopes, slopes[0]]
-    return _simplex(planes[:k], grid), _simplex(planes[k : 2 * k], grid), slopes
+def _evaluate(t: Tensor, rest: Tensor, at: _Bin, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+    """Value and slope in the unit box, eq. 4 and 5, from ``t`` and ``rest = 1 - t``."""
+    s, d0, d1 = at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
+    num = t * torch.addcmul(d0 * rest, s, t)
+    den = torch.addcmul(num, rest, torch.addcmul(d1 * t, s, rest))
+    top = d1 * t * t + 2 * s * t * rest + d0 * rest * rest
+    ratio = s / den
+    return torch.addcmul(at.y, at.h, num / den), top * ratio * ratio
 
 
-def _simplex(planes: Sequence[Tensor], grid: SplineGrid) -> list[Tensor]:
-    """Softmax over planes with a floor; the shift by the maximum is exact, so it carries no gradient."""
-    top = functools.reduce(torch.maximum, [p.detach() for p in planes])
-    exps = [(p - top).exp() for p in planes]
-    scale = _free(grid) / functools.reduce(torch.add, exps)
-    return [grid.min_bin + e * scale for e in exps]
+def _root(theta: Tensor, at: _Bin, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+    r"""Solve eq. 6-8 for ``t`` and ``1 - t``, given the relative height :math:`\theta` in the bin.
+
+    With :math:`e = \delta_k (1-\theta) - \delta_{k+1} \theta` the discriminant of eq. 7 is
+    :math:`e^2 + 4 s^2 \theta (1-\theta) > 0`, and :math:`t = p / (p + g)` with :math:`p = 2 s \theta` and
+    :math:`g = e + \sqrt{\cdot}`, rewritten where that would cancel.
+    """
+    s, d0, d1 = at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
+    e = d0 * (1 - theta) - d1 * theta
+    cross = 4 * s * s * theta * (1 - theta)
+    m = (e * e + cross).sqrt() + e.abs()
+    p, g = 2 * s * theta, torch.where(e >= 0, m, cross / m)
+    return p / (p + g), g / (p + g)
 
 
 def _slope(raw: Tensor, grid: SplineGrid) -> Tensor:
@@ -188,46 +204,63 @@ def _free(grid: SplineGrid) -> float:
     return 1 - grid.min_bin * grid.bins
 
 
-def _locate(v: Tensor, widths: list[Tensor], heights: list[Tensor], slopes: list[Tensor], *, along_y: bool) -> _Bin:
-    """Select the bin of every element by a pass over the inner knots; the index cannot leave ``0..K-1``."""
-    w, h, left, right = widths[0], heights[0], slopes[0], slopes[1]
-    x = y = torch.zeros_like(v)
-    edge_x, edge_y, reached = w, h, []
-    for k in range(1, len(widths)):
-        last = k == len(widths) - 1
-        next_w = 1 - edge_x if last else widths[k]  # what is left: the last knot is exactly 1
-        next_h = 1 - edge_y if last else heights[k]
-        beyond = v >= (edge_y if along_y else edge_x)
-        reached.append(beyond)
-        x, w = torch.where(beyond, edge_x, x), torch.where(beyond, next_w, w)
-        y, h = torch.where(beyond, edge_y, y), torch.where(beyond, next_h, h)
-        left, right = torch.where(beyond, slopes[k], left), torch.where(beyond, slopes[k + 1], right)
-        edge_x, edge_y = edge_x + next_w, edge_y + next_h
-    return _Bin(w, h, x, y, left, right, reached)
+# ---- find the bin, twice: as one fusable pass over planes, and as few large operations --------------------------------
 
 
-def _evaluate(t: Tensor, rest: Tensor, at: _Bin, grid: SplineGrid) -> tuple[Tensor, Tensor]:
-    """Value and slope in the unit box, eq. 4 and 5, from ``t`` and ``rest = 1 - t``."""
-    s, d0, d1 = at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
-    num = t * (s * t + d0 * rest)
-    den = num + rest * (s * rest + d1 * t)
-    top = d1 * t * t + 2 * s * t * rest + d0 * rest * rest
-    return at.y + at.h * (num / den), (top / den) * (s / den) * s
+def _scan(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> _Bin:
+    """Select the bin by a pass over the inner knots; pointwise on lists of planes, so a compiler makes one loop of it."""
+    planes, bins = phi.unbind(0), grid.bins
+    sizes = _simplex(planes[:bins], grid), _simplex(planes[bins : 2 * bins], grid)
+    raw = list(planes[2 * bins :])
+    if grid.tails == "identity":
+        raw = [torch.zeros_like(planes[0]), *raw, torch.zeros_like(planes[0])]
+    elif grid.tails == "circular":
+        raw = [*raw, raw[0]]
+    edge = [sizes[0][0], sizes[1][0]]
+    size, knot = list(edge), [torch.zeros_like(v), torch.zeros_like(v)]
+    left, right = raw[0], raw[1]
+    for k in range(1, bins):
+        beyond = v >= edge[along]
+        for i in (0, 1):  # the last bin is what is left, so the last knot is exactly 1
+            following = sizes[i][k] if k < bins - 1 else 1 - edge[i]
+            knot[i], size[i] = torch.where(beyond, edge[i], knot[i]), torch.where(beyond, following, size[i])
+            edge[i] = edge[i] + following
+        left, right = torch.where(beyond, raw[k], left), torch.where(beyond, raw[k + 1], right)
+    return _Bin(*size, *knot, left, right)
 
 
-def _root(theta: Tensor, at: _Bin, grid: SplineGrid) -> tuple[Tensor, Tensor]:
-    r"""Solve eq. 6-8 for ``t`` and ``1 - t``, given the relative height :math:`\theta` in the bin.
+def _simplex(planes: Sequence[Tensor], grid: SplineGrid) -> list[Tensor]:
+    """Softmax over planes with a floor; the shift by the maximum is exact, so it carries no gradient."""
+    top = functools.reduce(torch.maximum, [p.detach() for p in planes])
+    exps = [(p - top).exp() for p in planes]
+    scale = _free(grid) / functools.reduce(torch.add, exps)
+    return [grid.min_bin + e * scale for e in exps]
 
-    With :math:`e = \delta_k (1-\theta) - \delta_{k+1} \theta` the discriminant of eq. 7 is
-    :math:`e^2 + 4 s^2 \theta (1-\theta) > 0`, and :math:`t = p / (p + g)` with :math:`p = 2 s \theta` and
-    :math:`g = e + \sqrt{\cdot}`, rewritten where that would cancel.
-    """
-    s, d0, d1 = at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
-    e = d0 * (1 - theta) - d1 * theta
-    cross = 4 * s * s * theta * (1 - theta)
-    m = (e * e + cross).sqrt() + e.abs()
-    p, g = 2 * s * theta, torch.where(e >= 0, m, cross / m)
-    return p / (p + g), g / (p + g)
+
+def _gather(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> tuple[_Bin, Tensor, Tensor]:
+    """Select the bin by an index, in few large operations; also returns the index and the softmax, ``(2, K, ...)``."""
+    bins, dtype = grid.bins, v.dtype
+    shares = torch.softmax(phi[: 2 * bins].unflatten(0, (2, bins)), 1)
+    sizes = torch.add(shares, grid.min_bin / _free(grid)).mul_(_free(grid))
+    knots = sizes.cumsum(1)
+    index = (v >= knots[along, :-1]).sum(0)
+    full = index.shape
+    inner, last = (index > 0).to(dtype), (index == bins - 1).to(dtype)
+    below = (index - 1).clamp(min=0)
+    size = sizes.expand(2, bins, *full).gather(1, index.expand(2, 1, *full)).squeeze(1)
+    knot = knots.expand(2, bins, *full).gather(1, below.expand(2, 1, *full)).squeeze(1) * inner
+    size = torch.lerp(size, 1 - knot, last)  # the last bin is what is left, so the last knot is exactly 1
+    if grid.tails == "identity":
+        pair = torch.stack((below, index.clamp(max=bins - 2)))
+    elif grid.tails == "linear":
+        pair = torch.stack((index, index + 1))
+    else:
+        pair = torch.stack((index, (index + 1) % bins))
+    raw = phi[2 * bins :]
+    raw = raw.expand(raw.shape[0], *full).gather(0, pair)
+    if grid.tails == "identity":
+        raw = raw * torch.stack((inner, 1 - last))
+    return _Bin(*size.unbind(0), *knot.unbind(0), *raw.unbind(0)), index, shares
 
 
 # ---- analytic gradients ----------------------------------------------------------------------------------------------
@@ -246,8 +279,7 @@ def _pull(
     g_out, g_ladj = _working(g_out, g_ladj, grid)
     inner, outside, _ = _enter(x, grid)
     u = (inner + grid.bound) / (2 * grid.bound)
-    widths, heights, slopes = _knots(phi, grid)
-    at = _locate(u, widths, heights, slopes, along_y=False)
+    at, index, shares = _gather(u, phi, grid, along=0)
 
     t = ((u - at.x) / at.w).clamp(0, 1)
     rest, s, d0, d1 = 1 - t, at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
@@ -280,23 +312,24 @@ def _pull(
     g_left = ((g_num + g_den) * q + g_top * rr) * torch.sigmoid(at.left + _shift(grid))
     g_right = (g_den * q + g_top * tt) * torch.sigmoid(at.right + _shift(grid))
 
-    index = functools.reduce(torch.add, [r.to(t.dtype) for r in at.reached])
-    rows: list[Tensor] = []
-    for sizes, knot, size, g_here, g_before in (
-        (widths, at.x, at.w, -g_u * t - g_s * s / at.w, -g_u),
-        (heights, at.y, at.h, g_v * f + g_s / at.w, g_v),
-    ):  # through the softmax each bin gets its own cotangent less their mean
-        mean = (g_before * (knot - index * grid.min_bin) + g_here * (size - grid.min_bin)) / _free(grid)
-        g_before, g_here, g_after = g_before - mean, g_here - mean, -mean
-        for k, p in enumerate(sizes):
-            g = torch.where(index > k, g_before, torch.where(index == k, g_here, g_after))
-            rows.append((p - grid.min_bin) * g)
-    ends = [torch.where(index == k, g_left, torch.where(index == k - 1, g_right, 0.0)) for k in range(grid.bins + 1)]
-    if grid.tails == "identity":
-        ends = ends[1:-1]
+    # Through the softmax each bin gets its own cotangent less their mean.
+    place, bins = index.to(t.dtype), grid.bins
+    before, own = torch.stack((-g_u, g_v)), torch.stack((-g_u * t - g_s * s / at.w, g_v * f + g_s / at.w))
+    knot, size = torch.stack((at.x, at.y)), torch.stack((at.w, at.h))
+    before, own = before * _free(grid), own * _free(grid)
+    mean = (before * (knot - place * grid.min_bin) + own * (size - grid.min_bin)) / _free(grid)
+    ranks = torch.arange(bins + 1, dtype=t.dtype, device=t.device).reshape(-1, *(1,) * t.dim())
+    reached = (place + 1 - ranks).clamp(0, 1)
+    chosen = reached[:-1] - reached[1:]
+    g_sizes = torch.lerp(-mean.unsqueeze(1), (before - mean).unsqueeze(1), reached[1:])
+    g_sizes = torch.addcmul(g_sizes, chosen, own.unsqueeze(1)).mul_(shares)
+
+    ends = torch.addcmul(chosen[1:] * g_left, chosen[:-1], g_right)
+    if grid.tails == "linear":
+        ends = torch.cat((chosen[:1] * g_left, ends, chosen[-1:] * g_right))
     elif grid.tails == "circular":
-        ends = [ends[0] + ends[-1], *ends[1:-1]]
-    return g_in, torch.stack([row.sum_to_size(like.shape[1:]) for row in rows + ends]).to(like.dtype)
+        ends = torch.cat((chosen[:1] * g_left + chosen[-1:] * g_right, ends))
+    return g_in, torch.cat((g_sizes.flatten(0, 1), ends)).sum_to_size(like.shape).to(like.dtype)
 
 
 class _Forward(torch.autograd.Function):
@@ -304,7 +337,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
-        return _forward(x, phi, grid)
+        return _forward(x, phi, grid, fused=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, SplineGrid], output: tuple[Tensor, Tensor]) -> None:
@@ -323,7 +356,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
-        return _inverse(y, phi, grid)
+        return _inverse(y, phi, grid, fused=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, SplineGrid], output: tuple[Tensor, Tensor]) -> None:
