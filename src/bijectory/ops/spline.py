@@ -226,7 +226,7 @@ def _scan(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> _Bin:
             knot[i], size[i] = torch.where(beyond, edge[i], knot[i]), torch.where(beyond, following, size[i])
             edge[i] = edge[i] + following
         left, right = torch.where(beyond, raw[k], left), torch.where(beyond, raw[k + 1], right)
-    return _Bin(*size, *knot, left, right)
+    return _Bin(size[0], size[1], knot[0], knot[1], left, right)
 
 
 def _simplex(planes: Sequence[Tensor], grid: SplineGrid) -> list[Tensor]:
