@@ -42,6 +42,24 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
+from bijectory.bijections import Affine, Bijection, Shift
+from bijectory.densities import Density, Flow, StandardNormal
+from bijectory.recipes import real_nvp
+from bijectory.transforms import (
+    LU,
+    ActNorm,
+    Autoregressive,
+    Chain,
+    Coupling,
+    Elementwise,
+    Inverse,
+    Permutation,
+    Reshape,
+    Standardize,
+    Transform,
+    random_permutation,
+    reversal,
+)
 
 __version__ = "0.1.0"
 
@@ -50,6 +68,7 @@ __all__ = [
     "ActNorm",
     "Affine",
     "Batch",
+    "Autoregressive",
     "Bijection",
     "Callback",
     "Chain",
