@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     )
     from bijectory.densities import Density, Flow, StandardNormal
     from bijectory.objectives import Batch, nll
-    from bijectory.recipes import real_nvp
+    from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
         ActNorm,
+        Autoregressive,
         Chain,
         Coupling,
         Elementwise,
@@ -42,24 +43,6 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
-from bijectory.bijections import Affine, Bijection, Shift
-from bijectory.densities import Density, Flow, StandardNormal
-from bijectory.recipes import real_nvp
-from bijectory.transforms import (
-    LU,
-    ActNorm,
-    Autoregressive,
-    Chain,
-    Coupling,
-    Elementwise,
-    Inverse,
-    Permutation,
-    Reshape,
-    Standardize,
-    Transform,
-    random_permutation,
-    reversal,
-)
 
 __version__ = "0.1.0"
 
@@ -67,8 +50,8 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
-    "Batch",
     "Autoregressive",
+    "Batch",
     "Bijection",
     "Callback",
     "Chain",
@@ -97,7 +80,12 @@ __all__ = [
     "Transform",
     "YeoJohnson",
     "fit",
+    "iaf",
+    "maf",
+    "nice",
     "nll",
+    "nsf",
+    "nsf_ar",
     "random_permutation",
     "real_nvp",
     "reversal",

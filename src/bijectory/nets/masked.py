@@ -14,7 +14,7 @@ from bijectory.ops import masks
 from bijectory.ops.shape import linear
 
 
-class MaskedDense(nn.Module, Freezable):
+class MaskedDense(Freezable):
     """Affine layer with a fixed 0/1 mask on its weight, plus an optional additive context term without mask.
 
     Args:
@@ -24,7 +24,7 @@ class MaskedDense(nn.Module, Freezable):
         bias: Whether to add a bias.
     """
 
-    _mask: Tensor | None
+    _mask: Tensor
 
     def __init__(self, mask: Tensor, context: int = 0, scale: float = 1.0, *, bias: bool = True) -> None:
         super().__init__()
@@ -41,18 +41,17 @@ class MaskedDense(nn.Module, Freezable):
 
     def masked_weight(self) -> Tensor:
         """Return ``weight * mask``."""
-        return self.weight if self._mask is None else self.weight * self._mask
+        return self.weight if self.is_frozen else self.weight * self._mask
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Apply the layer; ``c`` is ``(*batch, context)`` and broadcasts against the batch of ``x``."""
         out = linear(x, self.masked_weight(), self.bias)
         return out if c is None or self.context_weight is None else out + linear(c, self.context_weight)
 
-    def freeze(self) -> None:
-        """Multiply the mask into the weight, once."""
+    def precompute(self) -> None:
+        """Multiply the mask into the weight."""
         with torch.no_grad():
-            self.weight.copy_(self.masked_weight())
-        self._mask = None
+            self.weight.mul_(self._mask)
 
 
 class MaskedMLP(nn.Module):
