@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     )
     from bijectory.densities import Density, Flow, StandardNormal
     from bijectory.objectives import Batch, nll
-    from bijectory.recipes import real_nvp
+    from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
         ActNorm,
+        Autoregressive,
         Chain,
         Coupling,
         Elementwise,
@@ -49,6 +50,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
+    "Autoregressive",
     "Batch",
     "Bijection",
     "Callback",
@@ -78,7 +80,12 @@ __all__ = [
     "Transform",
     "YeoJohnson",
     "fit",
+    "iaf",
+    "maf",
+    "nice",
     "nll",
+    "nsf",
+    "nsf_ar",
     "random_permutation",
     "real_nvp",
     "reversal",

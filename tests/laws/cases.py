@@ -100,6 +100,8 @@ TRANSFORMS = [
     Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
     Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (FEATURES,)), contexts=(0,)),
+    Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),
+    Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 

@@ -2,6 +2,7 @@
 
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.freezable import Freezable
+from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 
-__all__ = ["ACTIVATIONS", "MLP", "Dense", "Freezable"]
+__all__ = ["ACTIVATIONS", "MLP", "Dense", "Freezable", "MaskedMLP"]

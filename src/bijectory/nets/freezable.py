@@ -1,14 +1,33 @@
 """The protocol of modules that can precompute something for evaluation."""
 
 import abc
+from typing import Any
+
+from torch import nn
 
 
-class Freezable(abc.ABC):
-    """A module that ``Flow.frozen`` asks, on the copy, to precompute what only its weights determine."""
+class Freezable(nn.Module, abc.ABC):
+    """A module that can be asked to ``freeze``: to precompute what its weights alone determine.
+
+    ``Flow.frozen`` asks, on a copy. The ``state_dict`` keeps its keys and meaning: a frozen copy is stored and loaded as
+    the plain module, and new weights loaded into a frozen copy are frozen again.
+
+    Attributes:
+        is_frozen: Whether ``freeze`` was called.
+    """
+
+    is_frozen: bool = False
+
+    def freeze(self) -> None:
+        """Precompute, once and for all: later changes of the weights (other than by loading) are not followed."""
+        self.precompute()
+        self.is_frozen = True
 
     @abc.abstractmethod
-    def freeze(self) -> None:
-        """Precompute, once the weights are final.
+    def precompute(self) -> None:
+        """Set non-persistent buffers from the weights."""
 
-        The ``state_dict`` keeps its keys and meaning, so a frozen copy is stored and loaded as the plain module.
-        """
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.is_frozen:
+            self.precompute()

@@ -1,6 +1,7 @@
 """Named architectures."""
 
-from bijectory.recipes.coupling import real_nvp
+from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
+from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 
-__all__ = ["RECIPES", "Recipe", "find_recipe", "real_nvp", "recipe"]
+__all__ = ["RECIPES", "Recipe", "find_recipe", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe"]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from bijectory.bijections import Affine, Bijection
+from bijectory.bijections import Affine, Bijection, RationalQuadratic, Shift
 from bijectory.densities import Flow, StandardNormal
 from bijectory.recipes.registry import recipe
-from bijectory.transforms import Chain, Coupling, Elementwise, Transform
+from bijectory.transforms import LU, Chain, Coupling, Elementwise, Transform, random_permutation
 
 
 def half_masks(features: int, layers: int) -> list[tuple[bool, ...]]:
@@ -24,6 +24,44 @@ def coupling_stack(
     return [Coupling(bijection, mask, context, hidden) for mask in half_masks(features, layers)]
 
 
+def bounded_affine(layers: int) -> Affine:
+    """Affine family for a stack: whatever depth and weights, the scales multiply to between e^-40 and e^40."""
+    return Affine(min(3.0, 40.0 / max(layers, 1)))
+
+
+def linear_mixing(features: int, seed: int) -> list[Transform]:
+    """Return a random permutation and an LU layer, the linear step of neural spline flows.
+
+    With two features the masks or orders already swap roles, and with one there is nothing to permute.
+    """
+    return [*([random_permutation(features, seed)] if features > 2 else []), LU(features)]
+
+
+def locate(features: int, context: int, hidden: Sequence[int]) -> list[Transform]:
+    """Return a conditional location and scale, for splines in a fixed box: nothing without context."""
+    return [Elementwise(Affine(), features, context, hidden)] if context else []
+
+
+@recipe(paper="NICE: Non-linear Independent Components Estimation, Dinh, Krueger, Bengio, arXiv:1410.8516", year=2014)
+def nice(features: int, context: int = 0, *, layers: int = 4, hidden: Sequence[int] = (128, 128)) -> Flow:
+    """Additive couplings with alternating halves, then a diagonal scaling: the first of its line.
+
+    The couplings preserve volume; the scaling (here with a shift, and a function of the context if there is one) does not.
+
+    Args:
+        features: Number of features.
+        context: Width of the context, 0 for none.
+        layers: Number of coupling layers.
+        hidden: Hidden widths of each conditioner.
+
+    Example:
+        >>> nice(4).sample(2).shape
+        torch.Size([2, 4])
+    """
+    steps = coupling_stack(Shift(), features, context, layers, hidden)
+    return Flow(Chain(*steps, Elementwise(Affine(), features, context, hidden)), StandardNormal(features))
+
+
 @recipe(paper="Density estimation using Real NVP, Dinh, Sohl-Dickstein, Bengio, arXiv:1605.08803", year=2016)
 def real_nvp(features: int, context: int = 0, *, layers: int = 8, hidden: Sequence[int] = (128, 128)) -> Flow:
     """Affine couplings with alternating halves.
@@ -38,4 +76,40 @@ def real_nvp(features: int, context: int = 0, *, layers: int = 8, hidden: Sequen
         >>> real_nvp(4).sample(2).shape
         torch.Size([2, 4])
     """
-    return Flow(Chain(*coupling_stack(Affine(), features, context, layers, hidden)), StandardNormal(features))
+    return Flow(
+        Chain(*coupling_stack(bounded_affine(layers), features, context, layers, hidden)), StandardNormal(features)
+    )
+
+
+@recipe(paper="Neural Spline Flows, Durkan, Bekasov, Murray, Papamakarios, arXiv:1906.04032", year=2019)
+def nsf(
+    features: int,
+    context: int = 0,
+    *,
+    layers: int = 6,
+    hidden: Sequence[int] = (128, 128),
+    bins: int = 8,
+    bound: float = 5.0,
+) -> Flow:
+    """Rational-quadratic spline couplings, RQ-NSF (C): a permutation and an LU layer before each.
+
+    As published, and with a context a conditional location and scale comes first, since a spline moves nothing out of
+    its box. The box is wider than the published 3, so that standardised data with tails stay inside.
+
+    Args:
+        features: Number of features.
+        context: Width of the context, 0 for none.
+        layers: Number of coupling layers.
+        hidden: Hidden widths of each conditioner.
+        bins: Number of spline bins.
+        bound: Half width of the spline's box; the identity outside.
+
+    Example:
+        >>> nsf(4).sample(2).shape
+        torch.Size([2, 4])
+    """
+    couplings = coupling_stack(RationalQuadratic(bins, bound), features, context, layers, hidden)
+    steps = locate(features, context, hidden)
+    for k, coupling in enumerate(couplings):
+        steps += [*linear_mixing(features, k), coupling]
+    return Flow(Chain(*steps, *linear_mixing(features, layers)), StandardNormal(features))

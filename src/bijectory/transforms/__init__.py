@@ -1,5 +1,6 @@
 """Layers with the two directions of the contract."""
 
+from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.coupling import Coupling
@@ -12,6 +13,7 @@ from bijectory.transforms.reshape import Reshape
 __all__ = [
     "LU",
     "ActNorm",
+    "Autoregressive",
     "Chain",
     "Coupling",
     "Elementwise",

@@ -77,7 +77,7 @@ class LU(Transform, Freezable):
         x = solve_lu(*unpack_lu(self.factors, s.exp()), z) if self._inverse is None else linear(z, self._inverse)
         return x, (-s.sum()).expand(x.shape[:-1])
 
-    def freeze(self) -> None:
+    def precompute(self) -> None:
         """Replace two triangular solves by one product; inverted in float64, so nothing is lost by it."""
         with torch.no_grad():
             lower, upper = unpack_lu(self.factors.double(), self._log_scale().double().exp())
