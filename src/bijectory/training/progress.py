@@ -1,7 +1,9 @@
 """Progress on stderr and ``metrics.jsonl``: what a person and a program read while a fit runs."""
 
+import errno
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -37,8 +39,16 @@ class Metrics:
         self._guarded(lambda: self._append(line))
 
     def _append(self, line: bytes) -> None:
-        with open(self.path, "ab") as file:
-            file.write(line)
+        with open(self.path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                whole = file.write(line) == len(line)
+            except OSError:
+                file.truncate(size)
+                raise
+            if not whole:
+                file.truncate(size)  # a line is there whole or not at all
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _guarded(self, write: Callable[[], None]) -> None:
         try:
