@@ -86,7 +86,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write(self.folder / name, data)
-            atomic_write(self.folder / f"step-{step:09d}.json", json.dumps(manifest, indent=1).encode())
+            atomic_write(self.folder / f"step-{step:09d}.json", _dump(manifest))
             self._prune()
         except OSError as error:
             self._warn(error, len(data))
@@ -172,6 +172,10 @@ class Checkpoints:
         )
 
 
+def _dump(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
+
+
 def _self_digest(manifest: dict[str, Any]) -> str:
     body = {k: v for k, v in manifest.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -186,7 +190,8 @@ def _parse_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"checkpoint {path} is truncated or altered: not a manifest ({len(raw)} bytes)") from None
-    if digest != (got := _self_digest(manifest)):
+    # The bytes must be exactly what we write: no flipped bit passes, not even one that leaves the values as they are.
+    if digest != (got := _self_digest(manifest)) or raw != _dump(manifest):
         raise CheckpointError(f"checkpoint {path} was altered: SHA-256 is {got}, expected {digest}")
     if version != VERSION:
         raise CheckpointError(

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class EMA:
@@ -50,8 +50,3 @@ class EMA:
             held = p.detach().clone()
             p.copy_(self.shadow[name])
             self.shadow[name].copy_(held)
-
-
-def shadow_tensors(ema: EMA | None) -> dict[str, Tensor]:
-    """The averaged weights by name; empty without an average."""
-    return {} if ema is None else ema.shadow

@@ -26,6 +26,20 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in model.state_dict().items()}
 
 
+def skip(run: Run, batch: Batch, loss: Tensor) -> str | None:
+    """Count a bad step and restore the best weights after too many; a report if that did not help."""
+    run.skipped += 1
+    run.epoch_skipped += 1
+    run.bad_streak += 1
+    repair_buffers(run)
+    if run.bad_streak < MAX_STREAK:
+        return None
+    if run.restores == MAX_RESTORES:
+        return diagnose(run, batch, loss)
+    restore_best(run)
+    return None
+
+
 @torch.no_grad()
 def repair_buffers(run: Run) -> None:
     """Put buffers that a bad forward pass spoiled (running statistics) back to the best state's values."""

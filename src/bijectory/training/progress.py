@@ -1,7 +1,10 @@
 """Progress on stderr and ``metrics.jsonl``: what a person and a program read while a fit runs."""
 
+import errno
 import json
+import math
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bijectory.training.callbacks import Callback
+from bijectory.training.checkpoint import atomic_write
 from bijectory.training.state import FitResult, Run
 
 INTERVAL = 0.1  # seconds between updates of a terminal line
@@ -26,22 +30,33 @@ class Metrics:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self._warned = False
-        kept = b"".join(_lines_until(path, step)) if path.exists() else b""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temp = path.with_name(f".{path.name}.tmp")
-        temp.write_bytes(kept)
-        os.replace(temp, path)
+        if path.exists():
+            self._guarded(lambda: atomic_write(path, b"".join(_lines_until(path, step))))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line; a full disk gives one warning."""
         line = json.dumps({k: _plain(v) for k, v in record.items()}).encode() + b"\n"
+        self._guarded(lambda: self._append(line))
+
+    def _append(self, line: bytes) -> None:
+        with open(self.path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                whole = file.write(line) == len(line)
+            except OSError:
+                file.truncate(size)
+                raise
+            if not whole:
+                file.truncate(size)  # a line is there whole or not at all
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _guarded(self, write: Callable[[], None]) -> None:
         try:
-            with open(self.path, "ab") as file:
-                file.write(line)
+            write()
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"{self.path} not written: {error.strerror}; training continues", stacklevel=2)
+                warnings.warn(f"{self.path} not written: {error.strerror}; training continues", stacklevel=4)
 
 
 def _lines_until(path: Path, step: int) -> list[bytes]:
@@ -57,7 +72,7 @@ def _lines_until(path: Path, step: int) -> list[bytes]:
 
 def _plain(value: Any) -> Any:
     """JSON has no NaN: a number that is not finite becomes null."""
-    return None if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Progress(Callback):
@@ -88,7 +103,7 @@ class Progress(Callback):
     def on_stop(self, run: Run, result: FitResult) -> None:
         if self.live:
             sys.stderr.write("\r\x1b[K")
-        best = "" if result.best_val != result.best_val else f", best validation {result.best_val:.4f} nats"
+        best = "" if math.isnan(result.best_val) else f", best validation {result.best_val:.4f} nats"
         reason = result.stop_reason.replace("_", " ")
         print(f"{reason} after {result.steps} steps, {result.seconds:.1f} s{best} (epoch {result.best_epoch})",
               file=sys.stderr, flush=True)  # fmt: skip
@@ -100,7 +115,8 @@ class Progress(Callback):
         self._shown = now
         done = min(1.0, self.fraction(run))
         bar = "━" * round(20 * done) + "─" * (20 - round(20 * done))
-        sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%} step {run.step}  {self._last}")
+        line = f"{bar} {done:4.0%} step {run.step}  {self._last}"
+        sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
         sys.stderr.flush()
 
 

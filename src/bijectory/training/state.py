@@ -1,5 +1,6 @@
 """What a run knows: everything that must survive an interruption, in one place."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -64,6 +65,10 @@ class Run:
     plateau_step: int = 0
     epoch_skipped: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which the model holds the averaged weights, if there is an average."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
     def counters(self) -> dict[str, Any]:
         """The scalars, JSON-able (an infinite best is None)."""
