@@ -42,6 +42,10 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
+    from bijectory.io import load, load_metadata, save
+    from bijectory.recipes import real_nvp
+    from bijectory.spec import register
+    from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -82,6 +86,11 @@ __all__ = [
     "random_permutation",
     "real_nvp",
     "reversal",
+    "load",
+    "load_metadata",
+    "real_nvp",
+    "register",
+    "save",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first
