@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         YeoJohnson,
     )
     from bijectory.densities import Density, Flow, StandardNormal
+    from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import real_nvp
+    from bijectory.spec import register
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
@@ -42,10 +44,6 @@ if TYPE_CHECKING:
         random_permutation,
         reversal,
     )
-    from bijectory.io import load, load_metadata, save
-    from bijectory.recipes import real_nvp
-    from bijectory.spec import register
-    from bijectory.transforms import Chain, Coupling, Elementwise, Inverse, Transform
 
 __version__ = "0.1.0"
 
@@ -82,14 +80,13 @@ __all__ = [
     "Transform",
     "YeoJohnson",
     "fit",
+    "load",
+    "load_metadata",
     "nll",
     "random_permutation",
     "real_nvp",
-    "reversal",
-    "load",
-    "load_metadata",
-    "real_nvp",
     "register",
+    "reversal",
     "save",
 ]
 

@@ -140,7 +140,7 @@ def _open(folder: Path) -> tuple[Config, IO[bytes]]:
         config, digest = configs.read(folder)
         for name in (WEIGHTS, NEXT):
             try:
-                file = (folder / name).open("rb", buffering=0)
+                file = (folder / name).open("rb")
             except OSError:
                 continue
             if weights.paired_with(file) == digest:

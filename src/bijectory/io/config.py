@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bijectory.errors import CheckpointError, check
-from bijectory.io.weights import DTYPES, MAX_TENSORS, Entry
+from bijectory.io.weights import MAX_TENSORS, Entry
 
 NAME = "config.json"
 VERSION = 1
@@ -28,7 +28,7 @@ class Config:
     Attributes:
         model: The specification.
         tensors: Table of the tensors in the weights file, in their order.
-        derived: Dtypes of the buffers that the constructor computes and the file does not hold.
+        derived: Table of the buffers that the constructors compute and the weights file does not hold.
         frozen: Parameters with ``requires_grad=False``.
         default_dtype: torch's default dtype under which the constructors ran.
         metadata: What the caller stored along.
@@ -37,7 +37,7 @@ class Config:
 
     model: Any
     tensors: dict[str, Entry]
-    derived: dict[str, str]
+    derived: dict[str, Entry]
     frozen: list[str]
     default_dtype: str
     metadata: Any
@@ -53,7 +53,8 @@ class Config:
         table: dict[str, Any] = {"format": "bijectory", "format_version": VERSION} | {
             field.name: getattr(self, field.name) for field in reversed(dataclasses.fields(self))
         }
-        table["tensors"] = {name: entry.to_json() for name, entry in self.tensors.items()}
+        for part in ("tensors", "derived"):
+            table[part] = {name: entry.to_json() for name, entry in getattr(self, part).items()}
         rows = (f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)},\n" for k, v in table.items())
         body = ("{\n" + "".join(rows)).encode()
         check(len(body) <= MAX_BYTES, CheckpointError, f"the description of the model exceeds {MAX_BYTES} bytes.")
@@ -120,14 +121,13 @@ def _checked(table: dict[str, Any]) -> Config:
         isinstance(c.tensors, dict)
         and len(c.tensors) <= MAX_TENSORS
         and isinstance(c.derived, dict)
-        and all(d in DTYPES for d in c.derived.values() if isinstance(d, str))
-        and all(isinstance(d, str) for d in c.derived.values())
         and isinstance(c.frozen, list)
         and all(isinstance(n, str) for n in c.frozen)
         and c.default_dtype in ("float16", "bfloat16", "float32", "float64")
     )
     check(fits, CheckpointError, "the table of tensors is malformed.")
-    return dataclasses.replace(c, tensors={n: Entry.from_json(n, row) for n, row in c.tensors.items()})
+    tensors, derived = ({n: Entry.from_json(n, row) for n, row in part.items()} for part in (c.tensors, c.derived))
+    return dataclasses.replace(c, tensors=tensors, derived=derived)
 
 
 def _no_constant(name: str) -> float:

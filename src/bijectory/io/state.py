@@ -13,7 +13,7 @@ from bijectory.errors import CheckpointError, check
 from bijectory.io import weights
 from bijectory.io.budget import Budget
 from bijectory.io.config import Config
-from bijectory.io.weights import DTYPES
+from bijectory.io.weights import DTYPES, Entry
 from bijectory.spec import from_spec, to_spec
 from bijectory.spec.registry import is_library
 
@@ -26,7 +26,7 @@ class Gathered:
 
     model: Any
     state: dict[str, Tensor]
-    derived: dict[str, str]
+    derived: dict[str, Entry]
     frozen: list[str]
 
 
@@ -47,9 +47,9 @@ def gather(model: nn.Module) -> Gathered:
             raise CheckpointError(_changed(name, "its shape cannot be restored"))
         if not _equal(built[name].to(buffer.dtype), buffer.cpu()):  # set after construction, or random: keep the value
             state[name] = buffer
-    dtypes = {n: str(b.dtype).removeprefix("torch.") for n, b in derived.items() if n not in state}
+    entries = {n: Entry.of(n, b) for n, b in derived.items() if n not in state}
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-    return Gathered(described, state, dtypes, frozen)
+    return Gathered(described, state, entries, frozen)
 
 
 def build(config: Config) -> nn.Module:
@@ -91,11 +91,17 @@ def restore(model: nn.Module, config: Config, file: IO[bytes], *, allow_nonfinit
         else:
             owner, leaf = _owner(model, name)
             owner._buffers[leaf] = tensor
-    for name, dtype in config.derived.items():
+    for name, entry in config.derived.items():
         owner, leaf = _owner(model, name)
         buffer = owner._buffers.get(leaf)
-        check(buffer is not None, CheckpointError, f"the model has no buffer {name!r}.")
-        owner._buffers[leaf] = buffer.to(DTYPES[dtype])  # type: ignore[union-attr]
+        if buffer is None or buffer.shape != entry.shape:
+            raise CheckpointError(f"the model has no buffer {name!r} of shape {entry.shape}.")
+        buffer = owner._buffers[leaf] = buffer.to(entry.dtype)
+        # Floating values may differ in the last bit on another machine; orders, masks and permutations may not at all.
+        if not entry.dtype.is_floating_point and Entry.of(name, buffer) != entry:
+            raise CheckpointError(
+                f"{name} comes out differently than at saving; use the library that saved it."
+            )
     for name in config.frozen:
         check(name in parameters, CheckpointError, f"the model has no parameter {name!r}.")
         parameters[name].requires_grad_(False)  # noqa: FBT003
@@ -115,9 +121,13 @@ def check_finite(name: str, tensor: Tensor, *, inf_allowed: bool) -> None:
 
 @contextlib.contextmanager
 def constructing(dtype: torch.dtype) -> Iterator[None]:
-    """Build on the CPU under the given default dtype and leave the caller's random state as it was."""
+    """Build on the CPU, under a given default dtype and always the same seed; the caller's random state stays as it is.
+
+    The seed makes what ``load`` builds equal to what ``save`` verified, even where a constructor draws random numbers.
+    """
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)
         if dtype != before:
             torch.set_default_dtype(dtype)
         try:
