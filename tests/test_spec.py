@@ -256,6 +256,7 @@ def chain_of(*transforms):
         ({"$class": ["Chain"], "args": {}}, "unknown class"),
         ({"$class": "Chain"}, "malformed part"),
         ({"$class": "Chain", "args": [], "x": 1}, "malformed part"),
+        ({"$class": "Chain", "args": {}, "id": [0]}, "malformed part"),
         ({"$class": "Chain", "args": {"wrong": []}}, "no argument 'wrong'"),
         ({"$class": "StandardNormal", "args": {}}, "cannot be built"),
         ({"$class": "Affine", "args": {"max_log_scale": -1.0}}, "max_log_scale must be"),

@@ -1,7 +1,9 @@
 """Save, load, and what lies between two states of a folder."""
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,12 +109,12 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu", 
     folder = Path(folder)
     config, file = _open(folder)
     with file:
-        try:
+        with _about(file.name):
             _check_file(config, file)
+        with _about(folder / configs.NAME):
             model = state.build(config)
+        with _about(file.name):
             state.restore(model, config, file, allow_nonfinite=allow_nonfinite)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file.name}: {error}") from error.__cause__
     return model.eval().to(device)
 
 
@@ -132,6 +134,15 @@ def load_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
     metadata = from_spec(configs.read(Path(folder))[0].metadata)
     check(isinstance(metadata, dict), CheckpointError, f"{Path(folder) / configs.NAME}: the metadata is not a table.")
     return metadata
+
+
+@contextlib.contextmanager
+def _about(path: str | Path) -> Iterator[None]:
+    """Name the file in every refusal."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error.__cause__
 
 
 def _open(folder: Path) -> tuple[Config, IO[bytes]]:

@@ -99,9 +99,7 @@ def restore(model: nn.Module, config: Config, file: IO[bytes], *, allow_nonfinit
         buffer = owner._buffers[leaf] = buffer.to(entry.dtype)
         # Floating values may differ in the last bit on another machine; orders, masks and permutations may not at all.
         if not entry.dtype.is_floating_point and Entry.of(name, buffer) != entry:
-            raise CheckpointError(
-                f"{name} comes out differently than at saving; use the library that saved it."
-            )
+            raise CheckpointError(f"{name} comes out differently than at saving; use the library that saved it.")
     for name in config.frozen:
         check(name in parameters, CheckpointError, f"the model has no parameter {name!r}.")
         parameters[name].requires_grad_(False)  # noqa: FBT003

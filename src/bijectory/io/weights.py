@@ -73,6 +73,7 @@ class Entry:
         fits = (
             isinstance(row, dict)
             and row.keys() == {"dtype", "shape", "sha256"}
+            and isinstance(row["dtype"], str)
             and row["dtype"] in DTYPES
             and isinstance(row["sha256"], str)
             and isinstance(row["shape"], list)

@@ -101,7 +101,7 @@ class _Decoder:
         name: Any = node["$class"]
         arguments: Any = node.get("args")
         check(
-            isinstance(arguments, dict) and node.keys() <= {"$class", "args", "id"},
+            isinstance(arguments, dict) and node.keys() <= {"$class", "args", "id"} and type(node.get("id", 0)) is int,
             CheckpointError,
             f"{at(path)}: malformed part with keys {_short(sorted(node))}.",
         )
