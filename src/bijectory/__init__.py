@@ -25,8 +25,11 @@ if TYPE_CHECKING:
         YeoJohnson,
     )
     from bijectory.densities import Density, Flow, StandardNormal
+    from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.recipes import real_nvp
+    from bijectory.spec import register
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
@@ -83,12 +86,16 @@ __all__ = [
     "iaf",
     "maf",
     "nice",
+    "load",
+    "load_metadata",
     "nll",
     "nsf",
     "nsf_ar",
     "random_permutation",
     "real_nvp",
+    "register",
     "reversal",
+    "save",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first
