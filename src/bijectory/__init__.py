@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
-    from bijectory.recipes import real_nvp
     from bijectory.spec import register
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
@@ -84,10 +83,10 @@ __all__ = [
     "YeoJohnson",
     "fit",
     "iaf",
-    "maf",
-    "nice",
     "load",
     "load_metadata",
+    "maf",
+    "nice",
     "nll",
     "nsf",
     "nsf_ar",
