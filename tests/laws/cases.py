@@ -11,12 +11,12 @@ import torch
 
 import bijectory as bj
 from bijectory.testing import Subject, randomize
+from bijectory.testing.subject import unchanged
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
 FEATURES = 4
 CONTEXT = 3
-NOTHING = lambda x: x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Case:
     build: Callable[[int], object]
     features: int | tuple[int, ...] = FEATURES
     contexts: tuple[int, ...] = (0, CONTEXT)
-    domain: Callable[[torch.Tensor], torch.Tensor] = NOTHING
-    range: Callable[[torch.Tensor], torch.Tensor] = NOTHING
-    start: Callable[[torch.Tensor], torch.Tensor] = NOTHING
+    domain: Callable[[torch.Tensor], torch.Tensor] = unchanged
+    range: Callable[[torch.Tensor], torch.Tensor] = unchanged
+    start: Callable[[torch.Tensor], torch.Tensor] = unchanged
     saturates: bool = False
     context_free: tuple[int, ...] = ()
     idle: tuple[str, ...] = ()
@@ -105,6 +105,7 @@ TRANSFORMS = [
 
 DENSITIES = [
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), contexts=(0,)),
+    Case("Flow", lambda c: bj.Flow(bj.Elementwise(bj.Affine(), 2, c, (8,)), bj.StandardNormal(2)), features=2),
 ]
 
 RECIPES = [
