@@ -8,15 +8,16 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
+from torch.nn.functional import softplus
 
 import bijectory as bj
 from bijectory.testing import Subject, randomize
+from bijectory.testing.subject import unchanged
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
 FEATURES = 4
 CONTEXT = 3
-NOTHING = lambda x: x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Case:
     Attributes:
         name: Shown in test ids; starts with the public name exercised, then ``-variant``.
         build: ``context -> module`` (or bijection).
-        features: Size of the event, or its shape.
         contexts: Context widths to try.
+        features: Size of the event, or its shape.
         domain: Maps standard normal noise into the domain of ``forward``.
         range: Maps standard normal noise into the range of ``forward`` (domain of ``inverse``).
         start: A bijection's map at ``phi = 0``.
@@ -39,11 +40,11 @@ class Case:
 
     name: str
     build: Callable[[int], object]
-    features: int | tuple[int, ...] = FEATURES
     contexts: tuple[int, ...] = (0, CONTEXT)
-    domain: Callable[[torch.Tensor], torch.Tensor] = NOTHING
-    range: Callable[[torch.Tensor], torch.Tensor] = NOTHING
-    start: Callable[[torch.Tensor], torch.Tensor] = NOTHING
+    features: int | tuple[int, ...] = FEATURES
+    domain: Callable[[torch.Tensor], torch.Tensor] = unchanged
+    range: Callable[[torch.Tensor], torch.Tensor] = unchanged
+    start: Callable[[torch.Tensor], torch.Tensor] = unchanged
     saturates: bool = False
     context_free: tuple[int, ...] = ()
     idle: tuple[str, ...] = ()
@@ -69,30 +70,39 @@ class Case:
         )
 
 
+between = lambda x: 5 * torch.sigmoid(x) - 2
+from_between = lambda x: torch.logit((x + 2) / 5)
+
 BIJECTIONS = [
-    Case("Shift", lambda _: bj.Shift(), contexts=(0,)),
-    Case("Affine", lambda _: bj.Affine(), contexts=(0,)),
-    Case("RationalQuadratic", lambda _: bj.RationalQuadratic(), contexts=(0,)),
-    Case("RationalQuadratic-linear", lambda _: bj.RationalQuadratic(5, 2.0, "linear"), contexts=(0,)),
-    Case("RationalQuadratic-circular", lambda _: bj.RationalQuadratic(5, 2.0, "circular"), contexts=(0,)),
-    Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(precision="float64"), contexts=(0,)),
-    Case("Exp", lambda _: bj.Exp(), contexts=(0,), range=torch.exp),
-    Case("LeakyReLU", lambda _: bj.LeakyReLU(), contexts=(0,)),
-    Case("Log", lambda _: bj.Log(), contexts=(0,), domain=torch.exp),
-    Case("Logit", lambda _: bj.Logit(), contexts=(0,), domain=torch.sigmoid),
-    Case("Logit-bounds", lambda _: bj.Logit(-2.0, 3.0), contexts=(0,), domain=lambda x: 5 * torch.sigmoid(x) - 2),
-    Case("Sigmoid", lambda _: bj.Sigmoid(), contexts=(0,), range=torch.sigmoid),
-    Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), contexts=(0,)),
-    Case("Softplus", lambda _: bj.Softplus(), contexts=(0,), range=torch.exp),
-    Case("Tanh", lambda _: bj.Tanh(), contexts=(0,), range=torch.tanh),
-    Case("YeoJohnson", lambda _: bj.YeoJohnson(), contexts=(0,)),
+    Case("Shift", lambda _: bj.Shift(), (0,)),
+    Case("Affine", lambda _: bj.Affine(), (0,)),
+    Case("RationalQuadratic", lambda _: bj.RationalQuadratic(), (0,)),
+    Case("RationalQuadratic-linear", lambda _: bj.RationalQuadratic(5, 2.0, "linear"), (0,)),
+    Case("RationalQuadratic-circular", lambda _: bj.RationalQuadratic(5, 2.0, "circular"), (0,)),
+    Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(precision="float64"), (0,)),
+    Case("Exp", lambda _: bj.Exp(), (0,), range=torch.exp, start=torch.exp, saturates=True),
+    Case("LeakyReLU", lambda _: bj.LeakyReLU(), (0,)),
+    Case("Log", lambda _: bj.Log(), (0,), domain=torch.exp, start=torch.log, saturates=True),
+    Case("Logit", lambda _: bj.Logit(), (0,), domain=torch.sigmoid, start=torch.logit, saturates=True),
+    Case("Logit-bounds", lambda _: bj.Logit(-2.0, 3.0), (0,), domain=between, start=from_between, saturates=True),
+    Case("Sigmoid", lambda _: bj.Sigmoid(), (0,), range=torch.sigmoid, start=torch.sigmoid, saturates=True),
+    Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
+    Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
+    Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
+    Case("YeoJohnson", lambda _: bj.YeoJohnson(), (0,)),
 ]
 
 TRANSFORMS = [
     Case("Elementwise-spline", lambda c: bj.Elementwise(bj.RationalQuadratic(), FEATURES, c, hidden=(8,))),
     Case("Coupling-spline", lambda c: bj.Coupling(bj.RationalQuadratic(), (True, False, True, False), c, hidden=(8,))),
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
-    Case("Elementwise-sigmoid", lambda c: bj.Elementwise(bj.Sigmoid(), FEATURES, c), range=torch.sigmoid),
+    Case(
+        "Elementwise-sigmoid",
+        lambda _: bj.Elementwise(bj.Sigmoid(), FEATURES),
+        (0,),
+        range=torch.sigmoid,
+        saturates=True,
+    ),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
     Case("LU", lambda _: bj.LU(FEATURES), contexts=(0,)),
@@ -102,11 +112,17 @@ TRANSFORMS = [
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (FEATURES,)), contexts=(0,)),
     Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
+    Case("LU", lambda _: bj.LU(FEATURES), (0,)),
+    Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), (0,)),
+    Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), (0,)),
+    Case("ActNorm", lambda _: bj.ActNorm(FEATURES), (0,)),
+    Case("Reshape", lambda _: bj.Reshape((FEATURES,), (2, 2)), (0,)),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
 DENSITIES = [
-    Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), contexts=(0,)),
+    Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
+    Case("Flow", lambda c: bj.Flow(bj.Elementwise(bj.Affine(), 2, c, (8,)), bj.StandardNormal(2)), features=2),
 ]
 
 RECIPES = [

@@ -48,7 +48,7 @@ class Tolerance:
     """Bounds for one dtype, each relative to ``1 + |expected value|``.
 
     Attributes:
-        round_trip: Forward, then back; and the same map in a wider dtype.
+        round_trip: Forward, then back, beyond what rounding costs at an ill-conditioned point; and against float64.
         ladj: Log-determinant against autodiff and against the opposite direction.
         same: The same numbers by another route (other batch, captured, vmapped, exported, reloaded).
         extreme: Round trip at inputs of ``1e4 ... 1e6``, relative to the largest entry of the row.
@@ -61,7 +61,7 @@ class Tolerance:
 
 
 TOLERANCES: dict[torch.dtype, Tolerance] = {
-    torch.float32: Tolerance(round_trip=2e-4, ladj=2e-4, same=2e-5, extreme=1e-2),
+    torch.float32: Tolerance(round_trip=3e-5, ladj=5e-5, same=2e-5, extreme=1e-2),
     torch.float64: Tolerance(round_trip=1e-10, ladj=1e-10, same=1e-12, extreme=1e-6),
 }
 
