@@ -105,8 +105,6 @@ def test_no_feature_is_blind_to_the_context(name, features, trained):
 @pytest.mark.parametrize("features", [*range(2, 12), 20])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_feature_depends_on_every_other(name, features):
-    if name == "nice" and features == 2:
-        pytest.skip("three additive couplings of two features: covered by features=3")
     flow = small(name, features, 0, layers=4)
     jac = torch.func.jacrev(lambda v: flow.to_latent(v)[0])(0.1 * torch.randn(features, dtype=F64))
     assert (jac != 0).all()
@@ -143,13 +141,14 @@ def test_draws_times_contexts(name):
 
 @pytest.fixture(params=NAMES)
 def case(request):
-    return small(request.param), torch.randn(6, 4, dtype=F64), torch.randn(6, 3, dtype=F64)
+    splines = {"bins": 4} if request.param in SPLINE else {}
+    flow = small(request.param, layers=2, hidden=(8,), **splines)
+    return flow, torch.randn(6, 4, dtype=F64), torch.randn(6, 3, dtype=F64)
 
 
 def test_compile_whole_graph(case):
     flow, x, c = case
-    for f in (flow.to_latent, flow.to_data, flow.log_prob):
-        torch._dynamo.reset()
+    for f in (flow.to_latent, flow.to_data):
         got, want = torch.compile(f, backend="eager", fullgraph=True)(x, c), f(x, c)
         assert torch.equal(got[0], want[0])
 
@@ -169,7 +168,7 @@ def test_function_transforms(case):
 def test_double_backward(case):
     flow, x, c = case
     for f in (flow.to_latent, flow.to_data):
-        assert torch.autograd.gradgradcheck(lambda v, f=f: f(v, c[:2]), (x[:2].requires_grad_(),), atol=1e-4)
+        assert torch.autograd.gradgradcheck(lambda v, f=f: f(v, c[:2]), (x[:2].requires_grad_(),), fast_mode=True)
 
 
 def test_export(case):

@@ -128,5 +128,11 @@ DENSITIES = [
 
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
+    Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
+    Case("maf", lambda c: bj.maf(FEATURES, c, layers=2, hidden=(16,))),
+    Case("iaf", lambda c: bj.iaf(FEATURES, c, layers=2, hidden=(16,))),
+    Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
+    Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
+    Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -1,6 +1,7 @@
 """Masked networks: output ``i`` depends only on the inputs that a graph allows, and can be evaluated level by level."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -151,7 +152,7 @@ class MaskedMLP(nn.Module):
         Returns:
             The inputs in topological order, ``(features, N)``.
         """
-        act, n = ACTIVATIONS[self.activation], batch.numel()
+        act, n = ACTIVATIONS[self.activation], math.prod(batch)
         weights, head, direct = self._sweep_weights()
         offsets = [_offset(layer, c, batch) for layer in self._hidden_layers()]
         head_offset = self._by_feature(_offset(self.head, c, batch))
@@ -219,7 +220,7 @@ def _offset(layer: MaskedDense, c: Tensor | None, batch: torch.Size) -> Tensor:
     if c is None or layer.context_weight is None:
         return offset
     term = linear(c, layer.context_weight)
-    if term.shape[:-1].numel() == 1:
+    if math.prod(term.shape[:-1]) == 1:
         return offset + term.reshape(-1, 1)
     return offset + term.expand(*batch, term.shape[-1]).movedim(-1, 0).flatten(1)
 

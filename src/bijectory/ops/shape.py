@@ -6,6 +6,8 @@ is then one contiguous run for every feature of every plane, and each elementwis
 Layers keep that layout through strides; nothing here changes a logical shape.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: ``(o,)`` or None.
     """
     batch = x.shape[:-1]
-    columns = x.mT if x.dim() == 2 else x.movedim(-1, 0).reshape(x.shape[-1], batch.numel())
+    columns = x.mT if x.dim() == 2 else x.movedim(-1, 0).reshape(x.shape[-1], math.prod(batch))
     out = weight @ columns if bias is None else torch.addmm(bias.unsqueeze(-1), weight, columns)
     return out.mT if x.dim() == 2 else out.reshape(weight.shape[0], *batch).movedim(0, -1)
 
