@@ -161,8 +161,9 @@ class Loop:
         if guard.is_finite(loss, norm):
             if config.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(self.params, config.clip_norm, norm)
+            run.lr = learning_rate(config, run.step, self.total_steps, run.seconds, run.lr_scale)
             for group in run.optimizer.param_groups:
-                group["lr"] = learning_rate(config, run.step, self.total_steps, run.seconds, run.lr_scale)
+                group["lr"] = run.lr
             run.optimizer.step()
             if run.ema is not None:
                 run.ema.update()
@@ -195,7 +196,7 @@ class Loop:
             "step": run.step,
             "train_nll": loss / rows if rows > 0 else None,
             "val_nll": val,
-            "lr": run.optimizer.param_groups[0]["lr"],
+            "lr": run.lr,
             "seconds": round(run.seconds, 3),
             "skipped": run.epoch_skipped,
         }

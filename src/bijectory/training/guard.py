@@ -68,11 +68,11 @@ def diagnose(run: Run, batch: Batch, loss: Tensor) -> str:
         def hook(module: nn.Module, args: object, output: object) -> None:
             tensors = output if isinstance(output, tuple) else (output,)
             if not found and any(isinstance(t, Tensor) and not bool(t.isfinite().all()) for t in tensors):
-                found.append(f"{name} ({type(module).__name__})")
+                found.append(f"{name or 'model'} ({type(module).__name__})")
 
         return hook
 
-    handles = [m.register_forward_hook(watch(n)) for n, m in run.model.named_modules() if n]
+    handles = [m.register_forward_hook(watch(n)) for n, m in run.model.named_modules()]
     try:
         with torch.no_grad():
             run.model(batch.x, batch.c)

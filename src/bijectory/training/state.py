@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bijectory.training.ema import EMA
 
 COUNTERS = (
-    "epoch", "cursor", "step", "seconds", "skipped", "bad_streak", "restores", "lr_scale",
+    "epoch", "cursor", "step", "seconds", "skipped", "bad_streak", "restores", "lr", "lr_scale",
     "best_val", "best_epoch", "best_step", "plateau_step", "epoch_skipped",
 )  # fmt: skip
 
@@ -34,6 +34,7 @@ class Run:
         skipped: Steps skipped because of a non-finite loss or gradient.
         bad_streak: Skipped steps in a row.
         restores: How often the best weights were restored after such a streak.
+        lr: Learning rate of the last step that was not skipped.
         lr_scale: Product of all halvings of the learning rate.
         best_val: Best validation loss.
         best_epoch: Its epoch, counted from 1; 0 before the first validation.
@@ -58,6 +59,7 @@ class Run:
     skipped: int = 0
     bad_streak: int = 0
     restores: int = 0
+    lr: float = 0.0
     lr_scale: float = 1.0
     best_val: float = math.inf
     best_epoch: int = 0
