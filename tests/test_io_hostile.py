@@ -14,6 +14,7 @@ import bijectory as bj
 from bijectory.errors import CheckpointError
 from bijectory.io import config as configs
 from bijectory.io import weights
+from bijectory.io.budget import Budget
 from bijectory.spec import to_spec
 from test_io_faults import ROOT, python
 
@@ -203,3 +204,39 @@ def test_a_table_that_declares_gigabytes_is_refused_before_reading(run):
 def test_malformed_rows(row):
     with pytest.raises(CheckpointError, match="malformed"):
         weights.Entry.from_json("a", row)
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.ones(20_000)[:, None] <= torch.ones(20_000),
+        lambda: torch.eye(10**5),
+        lambda: torch.diag(torch.ones(10**5)),
+        lambda: torch.block_diag(*[torch.ones(1)] * 10**4),
+        lambda: torch.arange(10**9),
+        lambda: torch.linspace(0, 1, 10**9),
+        lambda: torch.randperm(10**9),
+        lambda: torch.full((10**9,), 1.0),
+        lambda: torch.zeros(10**5).repeat(10**5),
+        lambda: torch.rand(10**9, generator=torch.Generator()),
+        lambda: torch.ones(10**5, 1) @ torch.ones(1, 10**5),
+        lambda: [torch.zeros(10**5) for _ in range(100)],
+        lambda: [torch.zeros(1) for _ in range(10**5)],
+    ],
+    ids=range(13),
+)
+def test_the_budget_stops_every_way_to_allocate(allocate):
+    with Budget(0, 0), pytest.raises(CheckpointError, match="far larger than its weights"):
+        allocate()
+
+
+def test_the_budget_lets_ordinary_work_pass_unchanged():
+    def work():
+        g = torch.Generator().manual_seed(0)
+        order = torch.randperm(64, generator=g)
+        q, _ = torch.linalg.qr(torch.randn(64, 64, generator=g))
+        return order.argsort(), q, torch.arange(1000.0).outer(torch.arange(1000.0)), order.nonzero(), order[3].item()
+
+    with Budget(10**6, 10):
+        inside = work()
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(inside, work(), strict=True))
