@@ -13,7 +13,7 @@ from torch import nn
 import bijectory as bj
 from bijectory.errors import CheckpointError, ConfigError
 from bijectory.io import config as configs
-from bijectory.io import weights
+from bijectory.io import describe, model_card, weights
 from bijectory.spec import registry, to_spec
 from laws.cases import DENSITIES, RECIPES, TRANSFORMS, randomize
 
@@ -339,3 +339,31 @@ def test_buffers_that_the_library_computes_otherwise_are_refused(run):
     forge(run, repair=True, derived={**derived, "transform.transforms.0._order": wrong})
     with pytest.raises(CheckpointError, match="_order comes out differently"):
         bj.load(run)
+
+
+def test_model_card(run):
+    flow = bj.load(run)
+    told = {"recipe": "real_nvp", "data": "a | b", "held out": {"log-likelihood [nats]": -1.23456789, "rows": 100}}
+    card = model_card(flow.double(), told, name="my run")
+    assert "# real_nvp" in card
+    assert "arXiv:1605.08803, 2016" in card
+    assert f"| parameters | {sum(p.numel() for p in flow.parameters())} |" in card
+    assert "| event shape | (4,) |" in card
+    assert "| dtype | float64 |" in card
+    assert "| data | a \\| b |" in card
+    assert "## held out" in card
+    assert "| log-likelihood [nats] | -1.23457 |" in card
+    code = card.split("```python\n")[1].split("```")[0].replace("my run", str(run))
+    exec(code, {"x": torch.zeros(2, 4)})
+    assert "arXiv" not in model_card(small(3))
+    assert "flow.log_prob(x, c)" in model_card(small(3))
+
+
+def test_description():
+    assert describe(small()) == "Flow(2 × Coupling(Affine) → StandardNormal)"
+    layer = bj.Coupling(bj.Affine(), (True, False))
+    assert describe(bj.Chain(bj.Inverse(layer), layer, bj.Elementwise(bj.Shift(), 2))) == (
+        "Inverse(Coupling(Affine)) → shared → Elementwise(Shift)"
+    )
+    assert describe(bj.Chain()) == "identity"
+    assert describe(nn.Linear(2, 2)) == "Linear"

@@ -9,5 +9,6 @@ before (2), the new one after.
 """
 
 from bijectory.io.api import load, load_metadata, save
+from bijectory.io.card import describe, model_card
 
-__all__ = ["load", "load_metadata", "save"]
+__all__ = ["describe", "load", "load_metadata", "model_card", "save"]
