@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Tanh,
         YeoJohnson,
     )
-    from bijectory.densities import Density, Flow, StandardNormal
+    from bijectory.densities import Audit, Density, Flow, StandardNormal
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
@@ -52,6 +52,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
+    "Audit",
     "Autoregressive",
     "Batch",
     "Bijection",

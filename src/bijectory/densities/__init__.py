@@ -1,7 +1,8 @@
 """Densities: bases, targets with known answers, and the flow."""
 
+from bijectory.densities.audit import Audit
 from bijectory.densities.base import Density
 from bijectory.densities.flow import Flow
 from bijectory.densities.normal import StandardNormal
 
-__all__ = ["Density", "Flow", "StandardNormal"]
+__all__ = ["Audit", "Density", "Flow", "StandardNormal"]

@@ -54,16 +54,17 @@ class Proposal:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density ``(rows,)`` of points ``(rows, n)``."""
-        white = self._whiten(x)
-        large = _student(((white - self._whiten(self.mean)) ** 2).sum(-1), x.shape[-1])
-        d2 = torch.cdist(white, self._whiten(self.centres)).square() / self.bandwidth**2
+        white = self.whiten(x)
+        large = _student(white.square().sum(-1), x.shape[-1])
+        d2 = torch.cdist(white, self.whiten(self.centres)).square() / self.bandwidth**2
         small = _student(d2, x.shape[-1]).logsumexp(-1) - math.log(len(self.centres))
         small = small - x.shape[-1] * math.log(self.bandwidth)
         return torch.logaddexp(large, small) - math.log(2) - self.root.diagonal().log().sum()
 
-    def _whiten(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).T
-        return torch.linalg.solve_triangular(self.root, rows, upper=False).T.reshape(x.shape)
+    def whiten(self, x: Tensor) -> Tensor:
+        """Points ``(rows, n)`` centred and in units of the covariance of the fit."""
+        rows = (x - self.mean).T
+        return torch.linalg.solve_triangular(self.root, rows, upper=False).T
 
 
 def _student(squared: Tensor, n: int) -> Tensor:
