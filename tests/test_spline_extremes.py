@@ -11,6 +11,7 @@ import pathlib
 import pytest
 import torch
 
+from bijectory.ops import spline
 from bijectory.ops.spline import SplineGrid, rational_quadratic, rational_quadratic_inverse
 
 N, B = 20_000, 5.0
@@ -44,6 +45,12 @@ def test_finite_with_finite_gradients_inside_the_box(scale, tails, double):
         for value in (y, ladj, *torch.autograd.grad(y.sum() + ladj.sum(), (x, phi))):
             assert torch.isfinite(value).all()
         assert y.abs().max() <= B
+        with torch.no_grad():  # the form that is traced for compilation
+            traced, traced_ladj = (spline._forward if f is rational_quadratic else spline._inverse)(x, phi, grid)
+        assert torch.isfinite(traced_ladj).all()
+        assert traced.abs().max() <= B
+        if double:
+            assert torch.allclose(traced, y, atol=ULP, rtol=0)
 
 
 @pytest.mark.parametrize("tails", TAILS)

@@ -55,12 +55,13 @@ class SplineGrid(NamedTuple):
 
 
 class _Bin(NamedTuple):
-    """The bin that holds every element, in the unit box, and the raw slopes at its two knots."""
+    """The bin that holds every element, in the unit box: size, lower corner, mean slope, and the slopes at its two knots."""
 
     w: Tensor
     h: Tensor
     x: Tensor
     y: Tensor
+    s: Tensor
     left: Tensor
     right: Tensor
 
@@ -113,8 +114,9 @@ def _forward(x: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) ->
     u = (inner + grid.bound) / (2 * grid.bound)
     at = _scan(u, phi, grid, along=0) if fused else _gather(u, phi, grid, along=0)[0]
     t = ((u - at.x) / at.w).clamp(0, 1)
-    v, slope = _evaluate(t, 1 - t, at, grid)
-    y, ladj = (v - 0.5) * (2 * grid.bound), slope.log()
+    num, den, top = _parts(t, 1 - t, at)
+    slope = _slope(den, top, at)
+    y, ladj = (torch.addcmul(at.y, at.h, num / den) - 0.5) * (2 * grid.bound), slope.log()
     if grid.tails == "linear":
         y = y + (x - inner) * slope
     elif grid.tails == "circular":
@@ -130,8 +132,9 @@ def _inverse(y: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) ->
     inner, outside, turns = _enter(y, grid)
     v = (inner + grid.bound) / (2 * grid.bound)
     at = _scan(v, phi, grid, along=1) if fused else _gather(v, phi, grid, along=1)[0]
-    t, rest = _root(((v - at.y) / at.h).clamp(0, 1), at, grid)
-    _, slope = _evaluate(t, rest, at, grid)
+    t, rest = _root(((v - at.y) / at.h).clamp(0, 1), at)
+    _, den, top = _parts(t, rest, at)
+    slope = _slope(den, top, at)
     x, ladj = (torch.addcmul(at.x, at.w, t) - 0.5) * (2 * grid.bound), -slope.log()
     if grid.tails == "linear":
         x = x + (y - inner) / slope
@@ -164,38 +167,39 @@ def _enter(x: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
     return x.masked_fill(outside, 0), outside, x
 
 
-def _evaluate(t: Tensor, rest: Tensor, at: _Bin, grid: SplineGrid) -> tuple[Tensor, Tensor]:
-    """Value and slope in the unit box, eq. 4 and 5, from ``t`` and ``rest = 1 - t``."""
-    s, d0, d1 = at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
-    num = t * torch.addcmul(d0 * rest, s, t)
-    den = torch.addcmul(num, rest, torch.addcmul(d1 * t, s, rest))
-    top = d1 * t * t + 2 * s * t * rest + d0 * rest * rest
-    ratio = s / den
-    return torch.addcmul(at.y, at.h, num / den), top * ratio * ratio
+def _parts(t: Tensor, rest: Tensor, at: _Bin) -> tuple[Tensor, Tensor, Tensor]:
+    """Numerator and denominator of eq. 4 and the bracket of eq. 5, from ``t`` and ``rest = 1 - t``."""
+    lower = torch.addcmul(at.s * t, at.left, rest)
+    upper = torch.addcmul(at.s * rest, at.right, t)
+    num = t * lower
+    return num, torch.addcmul(num, rest, upper), torch.addcmul(t * upper, rest, lower)
 
 
-def _root(theta: Tensor, at: _Bin, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+def _slope(den: Tensor, top: Tensor, at: _Bin) -> Tensor:
+    """Eq. 5, ordered so that it does not overflow before it has to."""
+    ratio = at.s / den
+    return top * ratio * ratio
+
+
+def _root(theta: Tensor, at: _Bin) -> tuple[Tensor, Tensor]:
     r"""Solve eq. 6-8 for ``t`` and ``1 - t``, given the relative height :math:`\theta` in the bin.
 
     With :math:`e = \delta_k (1-\theta) - \delta_{k+1} \theta` the discriminant of eq. 7 is
     :math:`e^2 + 4 s^2 \theta (1-\theta) > 0`, and :math:`t = p / (p + g)` with :math:`p = 2 s \theta` and
     :math:`g = e + \sqrt{\cdot}`, rewritten where that would cancel.
     """
-    s, d0, d1 = at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
-    e = d0 * (1 - theta) - d1 * theta
-    cross = 4 * s * s * theta * (1 - theta)
-    m = (e * e + cross).sqrt() + e.abs()
-    p, g = 2 * s * theta, torch.where(e >= 0, m, cross / m)
-    return p / (p + g), g / (p + g)
-
-
-def _slope(raw: Tensor, grid: SplineGrid) -> Tensor:
-    """Knot slope: softplus with a floor, shifted so that 0 gives 1."""
-    return F.softplus(raw + _shift(grid)) + grid.min_slope
+    rest = 1 - theta
+    e = at.left * rest - at.right * theta
+    p = 2 * at.s * theta
+    cross = p * (2 * at.s) * rest
+    m = torch.addcmul(cross, e, e).sqrt() + e.abs()
+    g = torch.where(e >= 0, m, cross / m)
+    total = p + g
+    return p / total, g / total
 
 
 def _shift(grid: SplineGrid) -> float:
-    """Where softplus is ``1 - min_slope``."""
+    """Where softplus is ``1 - min_slope``, so that raw zero is slope 1."""
     return math.log(math.expm1(1 - grid.min_slope))
 
 
@@ -226,7 +230,8 @@ def _scan(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> _Bin:
             knot[i], size[i] = torch.where(beyond, edge[i], knot[i]), torch.where(beyond, following, size[i])
             edge[i] = edge[i] + following
         left, right = torch.where(beyond, raw[k], left), torch.where(beyond, raw[k + 1], right)
-    return _Bin(size[0], size[1], knot[0], knot[1], left, right)
+    left, right = (F.softplus(v + _shift(grid)) + grid.min_slope for v in (left, right))
+    return _Bin(size[0], size[1], knot[0], knot[1], size[1] / size[0], left, right)
 
 
 def _simplex(planes: Sequence[Tensor], grid: SplineGrid) -> list[Tensor]:
@@ -260,7 +265,9 @@ def _gather(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> tuple[_B
     raw = raw.expand(raw.shape[0], *full).gather(0, pair)
     if grid.tails == "identity":
         raw = raw * torch.stack((inner, 1 - last))
-    return _Bin(*size.unbind(0), *knot.unbind(0), *raw.unbind(0)), index, shares
+    left, right = F.softplus(raw + _shift(grid)).add_(grid.min_slope).unbind(0)
+    (w, h), (x, y) = size.unbind(0), knot.unbind(0)
+    return _Bin(w, h, x, y, h / w, left, right), index, shares
 
 
 # ---- analytic gradients ----------------------------------------------------------------------------------------------
@@ -282,12 +289,10 @@ def _pull(
     at, index, shares = _gather(u, phi, grid, along=0)
 
     t = ((u - at.x) / at.w).clamp(0, 1)
-    rest, s, d0, d1 = 1 - t, at.h / at.w, _slope(at.left, grid), _slope(at.right, grid)
-    tt, q, rr = t * t, t * rest, rest * rest
-    num, top = s * tt + d0 * q, d1 * tt + 2 * s * q + d0 * rr
-    den = num + s * rr + d1 * q
-    slope = (top / den) * (s / den) * s
-    bend = 2 * ((d1 * t + s * (rest - t) - d0 * rest) / top - (rest - t) * (d0 + d1 - 2 * s) / den) / at.w
+    rest, s, d0, d1 = 1 - t, at.s, at.left, at.right
+    num, den, top = _parts(t, rest, at)
+    slope = _slope(den, top, at)
+    bend = 2 * ((d1 * t - d0 * rest + s * (rest - t)) / top - (rest - t) * (d0 + d1 - 2 * s) / den) / at.w
     curvature = bend / (2 * grid.bound)
     if grid.tails == "identity":
         slope = slope.masked_fill(outside, 1)
@@ -305,12 +310,15 @@ def _pull(
     elif grid.tails == "linear":
         g_ladj = g_ladj + g_out * (x - inner) * slope
     g_v = g_out * (2 * grid.bound)
+    tt, q, rr = t * t, t * rest, rest * rest
     f, g_num, g_top = num / den, g_v * at.h / den, g_ladj / top
-    g_den = -g_num * f - 2 * g_ladj / den
-    g_s = g_num * tt + g_den * (tt + rr) + 2 * (g_top * q + g_ladj / s)
-    g_u = g_v * slope + g_ladj * bend
-    g_left = ((g_num + g_den) * q + g_top * rr) * torch.sigmoid(at.left + _shift(grid))
-    g_right = (g_den * q + g_top * tt) * torch.sigmoid(at.right + _shift(grid))
+    g_den = -torch.addcmul(2 * g_ladj / den, g_num, f)
+    g_s = torch.addcmul(g_num * tt, g_den, tt + rr) + 2 * torch.addcmul(g_ladj / s, g_top, q)
+    g_u = torch.addcmul(g_v * slope, g_ladj, bend)
+    g_left = torch.addcmul((g_num + g_den) * q, g_top, rr) * -torch.expm1(
+        grid.min_slope - d0
+    )  # softplus' = 1 - e^-softplus
+    g_right = torch.addcmul(g_den * q, g_top, tt) * -torch.expm1(grid.min_slope - d1)
 
     # Through the softmax each bin gets its own cotangent less their mean.
     place, bins = index.to(t.dtype), grid.bins
