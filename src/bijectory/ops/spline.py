@@ -340,6 +340,21 @@ def _pull(
     return g_in, torch.cat((g_sizes.flatten(0, 1), ends)).sum_to_size(like.shape).to(like.dtype)
 
 
+def _push(
+    x: Tensor, phi: Tensor, d_in: Tensor | None, d_phi: Tensor | None, grid: SplineGrid, *, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Push tangents forward: the transpose of `_pull`, which is linear in its cotangents."""
+    shape, dtype = torch.broadcast_shapes(x.shape, phi.shape[1:]), torch.promote_types(x.dtype, phi.dtype)
+    start = torch.zeros(shape, dtype=dtype, device=x.device)
+
+    def pull(g_out: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor]:
+        return _pull(x, phi, g_out, g_ladj, grid, inverse=inverse)
+
+    (g_in, _), transpose = torch.func.vjp(pull, start, start.to(_at_least_single(dtype)))
+    d_in = torch.zeros_like(g_in) if d_in is None else d_in.to(g_in.dtype).expand(shape)
+    return transpose((d_in, torch.zeros_like(phi) if d_phi is None else d_phi))
+
+
 class _Forward(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -351,6 +366,12 @@ class _Forward(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, SplineGrid], output: tuple[Tensor, Tensor]) -> None:
         x, phi, ctx.grid = inputs
         ctx.save_for_backward(x, phi)
+        ctx.save_for_forward(x, phi)
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor | None, d_phi: Tensor | None, _: None) -> tuple[Tensor, Tensor]:
+        x, phi = ctx.saved_tensors
+        return _push(x, phi, d_x, d_phi, ctx.grid, inverse=False)
 
     @staticmethod
     def backward(ctx: Any, g_y: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -371,6 +392,12 @@ class _Inverse(torch.autograd.Function):
         y, phi, ctx.grid = inputs
         ctx.shape, ctx.dtype = y.shape, y.dtype
         ctx.save_for_backward(output[0], phi)
+        ctx.save_for_forward(output[0], phi)
+
+    @staticmethod
+    def jvp(ctx: Any, d_y: Tensor | None, d_phi: Tensor | None, _: None) -> tuple[Tensor, Tensor]:
+        x, phi = ctx.saved_tensors
+        return _push(x, phi, d_y, d_phi, ctx.grid, inverse=True)
 
     @staticmethod
     def backward(ctx: Any, g_x: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor, None]:
