@@ -17,53 +17,14 @@ saves only ``(x, phi)`` and recomputes; its backward is made of plain operations
 ``torch.compile`` the same plain operations are left to autograd and fuse into one loop.
 """
 
-import functools
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Tails = Literal["identity", "linear", "circular"]
+from bijectory.ops.spline_bins import Bin, SplineGrid, Tails, free, gather, scan
 
-
-class SplineGrid(NamedTuple):
-    """Plain hyper-parameters of a spline.
-
-    Attributes:
-        bins: Number of bins ``K``.
-        bound: Half width ``B`` of the box.
-        tails: ``"identity"`` outside the box (3K-1 planes), ``"linear"`` with learned slopes (3K+1), ``"circular"`` (3K).
-        min_bin: Smallest width and height of a bin, as a fraction of the box.
-        min_slope: Smallest slope at a knot.
-        double: Compute in float64 whatever the dtype of the inputs.
-    """
-
-    bins: int = 8
-    bound: float = 5.0
-    tails: Tails = "identity"
-    min_bin: float = 1e-3
-    min_slope: float = 1e-3
-    double: bool = False
-
-    @property
-    def n_params(self) -> int:
-        """Number of planes in ``phi``: K widths, K heights, then the slopes from left to right."""
-        return 3 * self.bins + {"identity": -1, "linear": 1, "circular": 0}[self.tails]
-
-
-class _Bin(NamedTuple):
-    """The bin that holds every element, in the unit box: size, lower corner, mean slope, and the slopes at its two knots."""
-
-    w: Tensor
-    h: Tensor
-    x: Tensor
-    y: Tensor
-    s: Tensor
-    left: Tensor
-    right: Tensor
+__all__ = ["SplineGrid", "Tails", "rational_quadratic", "rational_quadratic_inverse"]
 
 
 def rational_quadratic(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
@@ -112,7 +73,7 @@ def _forward(x: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) ->
     x, phi = _working(x, phi, grid)
     inner, outside, turns = _enter(x, grid)
     u = (inner + grid.bound) / (2 * grid.bound)
-    at = _scan(u, phi, grid, along=0) if fused else _gather(u, phi, grid, along=0)[0]
+    at = scan(u, phi, grid, along=0) if fused else gather(u, phi, grid, along=0)[0]
     t = ((u - at.x) / at.w).clamp(0, 1)
     num, den, top = _parts(t, 1 - t, at)
     slope = _slope(den, top, at)
@@ -131,7 +92,7 @@ def _inverse(y: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) ->
     y, phi = _working(y, phi, grid)
     inner, outside, turns = _enter(y, grid)
     v = (inner + grid.bound) / (2 * grid.bound)
-    at = _scan(v, phi, grid, along=1) if fused else _gather(v, phi, grid, along=1)[0]
+    at = scan(v, phi, grid, along=1) if fused else gather(v, phi, grid, along=1)[0]
     t, rest = _root(((v - at.y) / at.h).clamp(0, 1), at)
     _, den, top = _parts(t, rest, at)
     slope = _slope(den, top, at)
@@ -167,7 +128,7 @@ def _enter(x: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
     return x.masked_fill(outside, 0), outside, x
 
 
-def _parts(t: Tensor, rest: Tensor, at: _Bin) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(t: Tensor, rest: Tensor, at: Bin) -> tuple[Tensor, Tensor, Tensor]:
     """Numerator and denominator of eq. 4 and the bracket of eq. 5, from ``t`` and ``rest = 1 - t``."""
     lower = torch.addcmul(at.s * t, at.left, rest)
     upper = torch.addcmul(at.s * rest, at.right, t)
@@ -175,13 +136,13 @@ def _parts(t: Tensor, rest: Tensor, at: _Bin) -> tuple[Tensor, Tensor, Tensor]:
     return num, torch.addcmul(num, rest, upper), torch.addcmul(t * upper, rest, lower)
 
 
-def _slope(den: Tensor, top: Tensor, at: _Bin) -> Tensor:
+def _slope(den: Tensor, top: Tensor, at: Bin) -> Tensor:
     """Eq. 5, ordered so that it does not overflow before it has to."""
     ratio = at.s / den
     return top * ratio * ratio
 
 
-def _root(theta: Tensor, at: _Bin) -> tuple[Tensor, Tensor]:
+def _root(theta: Tensor, at: Bin) -> tuple[Tensor, Tensor]:
     r"""Solve eq. 6-8 for ``t`` and ``1 - t``, given the relative height :math:`\theta` in the bin.
 
     With :math:`e = \delta_k (1-\theta) - \delta_{k+1} \theta` the discriminant of eq. 7 is
@@ -196,78 +157,6 @@ def _root(theta: Tensor, at: _Bin) -> tuple[Tensor, Tensor]:
     g = torch.where(e >= 0, m, cross / m)
     total = p + g
     return p / total, g / total
-
-
-def _shift(grid: SplineGrid) -> float:
-    """Where softplus is ``1 - min_slope``, so that raw zero is slope 1."""
-    return math.log(math.expm1(1 - grid.min_slope))
-
-
-def _free(grid: SplineGrid) -> float:
-    """The part of the box that the floors leave to the softmax."""
-    return 1 - grid.min_bin * grid.bins
-
-
-# ---- find the bin, twice: as one fusable pass over planes, and as few large operations --------------------------------
-
-
-def _scan(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> _Bin:
-    """Select the bin by a pass over the inner knots; pointwise on lists of planes, so a compiler makes one loop of it."""
-    planes, bins = phi.unbind(0), grid.bins
-    sizes = _simplex(planes[:bins], grid), _simplex(planes[bins : 2 * bins], grid)
-    raw = list(planes[2 * bins :])
-    if grid.tails == "identity":
-        raw = [torch.zeros_like(planes[0]), *raw, torch.zeros_like(planes[0])]
-    elif grid.tails == "circular":
-        raw = [*raw, raw[0]]
-    edge = [sizes[0][0], sizes[1][0]]
-    size, knot = list(edge), [torch.zeros_like(v), torch.zeros_like(v)]
-    left, right = raw[0], raw[1]
-    for k in range(1, bins):
-        beyond = v >= edge[along]
-        for i in (0, 1):  # the last bin is what is left, so the last knot is exactly 1
-            following = sizes[i][k] if k < bins - 1 else 1 - edge[i]
-            knot[i], size[i] = torch.where(beyond, edge[i], knot[i]), torch.where(beyond, following, size[i])
-            edge[i] = edge[i] + following
-        left, right = torch.where(beyond, raw[k], left), torch.where(beyond, raw[k + 1], right)
-    left, right = (F.softplus(v + _shift(grid)) + grid.min_slope for v in (left, right))
-    return _Bin(size[0], size[1], knot[0], knot[1], size[1] / size[0], left, right)
-
-
-def _simplex(planes: Sequence[Tensor], grid: SplineGrid) -> list[Tensor]:
-    """Softmax over planes with a floor; the shift by the maximum is exact, so it carries no gradient."""
-    top = functools.reduce(torch.maximum, [p.detach() for p in planes])
-    exps = [(p - top).exp() for p in planes]
-    scale = _free(grid) / functools.reduce(torch.add, exps)
-    return [grid.min_bin + e * scale for e in exps]
-
-
-def _gather(v: Tensor, phi: Tensor, grid: SplineGrid, *, along: int) -> tuple[_Bin, Tensor, Tensor]:
-    """Select the bin by an index, in few large operations; also returns the index and the softmax, ``(2, K, ...)``."""
-    bins, dtype = grid.bins, v.dtype
-    shares = torch.softmax(phi[: 2 * bins].unflatten(0, (2, bins)), 1)
-    sizes = torch.add(shares, grid.min_bin / _free(grid)).mul_(_free(grid))
-    knots = sizes.cumsum(1)
-    index = (v >= knots[along, :-1]).sum(0)
-    full = index.shape
-    inner, last = (index > 0).to(dtype), (index == bins - 1).to(dtype)
-    below = (index - 1).clamp(min=0)
-    size = sizes.expand(2, bins, *full).gather(1, index.expand(2, 1, *full)).squeeze(1)
-    knot = knots.expand(2, bins, *full).gather(1, below.expand(2, 1, *full)).squeeze(1) * inner
-    size = torch.lerp(size, 1 - knot, last)  # the last bin is what is left, so the last knot is exactly 1
-    if grid.tails == "identity":
-        pair = torch.stack((below, index.clamp(max=bins - 2)))
-    elif grid.tails == "linear":
-        pair = torch.stack((index, index + 1))
-    else:
-        pair = torch.stack((index, (index + 1) % bins))
-    raw = phi[2 * bins :]
-    raw = raw.expand(raw.shape[0], *full).gather(0, pair)
-    if grid.tails == "identity":
-        raw = raw * torch.stack((inner, 1 - last))
-    left, right = F.softplus(raw + _shift(grid)).add_(grid.min_slope).unbind(0)
-    (w, h), (x, y) = size.unbind(0), knot.unbind(0)
-    return _Bin(w, h, x, y, h / w, left, right), index, shares
 
 
 # ---- analytic gradients ----------------------------------------------------------------------------------------------
@@ -286,7 +175,7 @@ def _pull(
     g_out, g_ladj = _working(g_out, g_ladj, grid)
     inner, outside, _ = _enter(x, grid)
     u = (inner + grid.bound) / (2 * grid.bound)
-    at, index, shares = _gather(u, phi, grid, along=0)
+    at, index, shares = gather(u, phi, grid, along=0)
 
     t = ((u - at.x) / at.w).clamp(0, 1)
     rest, s, d0, d1 = 1 - t, at.s, at.left, at.right
@@ -324,8 +213,8 @@ def _pull(
     place, bins = index.to(t.dtype), grid.bins
     before, own = torch.stack((-g_u, g_v)), torch.stack((-g_u * t - g_s * s / at.w, g_v * f + g_s / at.w))
     knot, size = torch.stack((at.x, at.y)), torch.stack((at.w, at.h))
-    before, own = before * _free(grid), own * _free(grid)
-    mean = (before * (knot - place * grid.min_bin) + own * (size - grid.min_bin)) / _free(grid)
+    before, own = before * free(grid), own * free(grid)
+    mean = (before * (knot - place * grid.min_bin) + own * (size - grid.min_bin)) / free(grid)
     ranks = torch.arange(bins + 1, dtype=t.dtype, device=t.device).reshape(-1, *(1,) * t.dim())
     reached = (place + 1 - ranks).clamp(0, 1)
     chosen = reached[:-1] - reached[1:]
@@ -350,7 +239,8 @@ def _push(
     def pull(g_out: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor]:
         return _pull(x, phi, g_out, g_ladj, grid, inverse=inverse)
 
-    (g_in, _), transpose = torch.func.vjp(pull, start, start.to(_at_least_single(dtype)))
+    result = torch.func.vjp(pull, start, start.to(_at_least_single(dtype)))
+    (g_in, _), transpose = result[0], result[1]
     d_in = torch.zeros_like(g_in) if d_in is None else d_in.to(g_in.dtype).expand(shape)
     return transpose((d_in, torch.zeros_like(phi) if d_phi is None else d_phi))
 
