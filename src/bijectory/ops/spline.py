@@ -12,9 +12,10 @@ so the fraction cannot exceed 1; the discriminant of the inverse is a sum of squ
 last bin is what is left of the box, so the last knot lies on :math:`B` exactly. Inputs are made safe before the risky
 operation, NaN stays NaN, and no operation depends on values for its shape.
 
-How it is fast: ``phi`` is a list of planes and each step one pass over all elements. In eager mode an autograd function
-saves only ``(x, phi)`` and recomputes; its backward is made of plain operations, so it can be differentiated again. Under
-``torch.compile`` the same plain operations are left to autograd and fuse into one loop.
+How it is fast: in eager mode an autograd function finds the bin by an index, in a number of large operations that does not
+grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of plain operations, so it can be differentiated
+again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
+``torch.compile(rational_quadratic, dynamic=True)`` once serves every layer and shape.
 """
 
 from typing import Any
@@ -204,10 +205,8 @@ def _pull(
     g_den = -torch.addcmul(2 * g_ladj / den, g_num, f)
     g_s = torch.addcmul(g_num * tt, g_den, tt + rr) + 2 * torch.addcmul(g_ladj / s, g_top, q)
     g_u = torch.addcmul(g_v * slope, g_ladj, bend)
-    g_left = torch.addcmul((g_num + g_den) * q, g_top, rr) * -torch.expm1(
-        grid.min_slope - d0
-    )  # softplus' = 1 - e^-softplus
-    g_right = torch.addcmul(g_den * q, g_top, tt) * -torch.expm1(grid.min_slope - d1)
+    g_left, g_right = torch.addcmul((g_num + g_den) * q, g_top, rr), torch.addcmul(g_den * q, g_top, tt)
+    g_left, g_right = (-g * torch.expm1(grid.min_slope - d) for g, d in ((g_left, d0), (g_right, d1)))  # softplus'
 
     # Through the softmax each bin gets its own cotangent less their mean.
     place, bins = index.to(t.dtype), grid.bins
