@@ -13,7 +13,7 @@ last bin is what is left of the box, so the last knot lies on :math:`B` exactly.
 operation, NaN stays NaN, and no operation depends on values for its shape.
 
 How it is fast: in eager mode an autograd function finds the bin by an index, in a number of large operations that does not
-grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of plain operations, so it can be differentiated
+grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of plain operations and can be differentiated
 again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
 ``torch.compile(rational_quadratic, dynamic=True)`` once serves every layer and shape.
 """
