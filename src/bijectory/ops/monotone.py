@@ -97,7 +97,7 @@ def _solve(
         xi, rise = (a - b) / (c - b), (f_a - f_b) / (f_c - f_b)
         trusted = (1 - (1 - xi).sqrt() < rise) & (rise < xi.sqrt())
         t = f_a / (f_b - f_a) * f_c / (f_b - f_c) + (c - a) / (b - a) * f_a / (f_c - f_a) * f_b / (f_c - f_b)
-        t = torch.where(trusted & torch.isfinite(t), t, 0.5)
+        t = torch.where(trusted, t, 0.5)
         margin = (eps * a.abs() / (b - a).abs()).clamp(max=0.5)  # step over the root by one place, to close the bracket
         t = torch.minimum(torch.maximum(t, margin), 1 - margin)
 
