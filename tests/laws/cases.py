@@ -121,9 +121,30 @@ TRANSFORMS = [
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
+
+def _target(name: str, build: Callable[[], object]) -> Case:
+    """A target in the plane; its draws carry no gradient."""
+    return Case(name, lambda _: build(), features=2, contexts=(0,), reparameterised=False)
+
+
 DENSITIES = [
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
     Case("Flow", lambda c: bj.Flow(bj.Elementwise(bj.Affine(), 2, c, (8,)), bj.StandardNormal(2)), features=2),
+    Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), contexts=(0,)),
+    Case("DiagonalNormal", lambda c: bj.DiagonalNormal(FEATURES, c, hidden=(8,))),
+    Case("BoxUniform", lambda _: bj.BoxUniform(2, (-1.0, 0.0), (1.0, 3.0)), features=2, contexts=(0,)),
+    Case("StudentT", lambda _: bj.StudentT(2), features=2, contexts=(0,)),
+    Case("StudentT-fixed", lambda _: bj.StudentT(1, 3.0, learn=False), features=1, contexts=(0,)),
+    Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
+    Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
+    *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),
+    _target("Funnel", lambda: bj.Funnel(2, 1.0)),
+    _target("Banana", lambda: bj.Banana()),
+    _target("GaussianRing", lambda: bj.GaussianRing(scale=0.5)),
+    _target("GaussianGrid", lambda: bj.GaussianGrid(3, scale=0.3)),
+    _target("TwoMoons", lambda: bj.TwoMoons()),
+    _target("Rings", lambda: bj.Rings((1.0, 2.0), 0.2)),
+    _target("Checkerboard", lambda: bj.Checkerboard()),
 ]
 
 RECIPES = [
