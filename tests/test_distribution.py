@@ -91,8 +91,17 @@ def test_raw_contexts_pass_through_embed():
     assert embed[1].weight.grad.abs().sum() > 0
 
 
-def test_validation_follows_torch_and_leaves_its_switch_alone():
+@pytest.fixture
+def torch_validates():
+    """Torch's own default, which torch.compile turns off for the whole process at its first use."""
     before = D.Distribution._validate_args
+    D.Distribution.set_default_validate_args(True)
+    yield
+    D.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.usefixtures("torch_validates")
+def test_validation_follows_torch_and_leaves_its_switch_alone():
     f, bad = flow(), torch.tensor([float("nan"), 0.0])
     p = f.at(contexts(7))
     with pytest.raises(ValueError, match="support"):
@@ -101,13 +110,13 @@ def test_validation_follows_torch_and_leaves_its_switch_alone():
         p.log_prob(torch.zeros(5, 2))
     with pytest.raises(ValueError, match="event_shape"):
         p.log_prob(torch.zeros(7, 1))
-    assert p.expand((2, 7))._validate_args == p._validate_args
-    try:
-        D.Distribution.set_default_validate_args(False)
-        assert f.at(contexts(7)).log_prob(bad).isnan().all()
-    finally:
-        D.Distribution.set_default_validate_args(before)
-    assert D.Distribution._validate_args == before
+    assert p.expand((2, 7))._validate_args
+    assert D.Distribution._validate_args
+    D.Distribution.set_default_validate_args(False)
+    q = f.at(contexts(7))
+    assert q.log_prob(bad).isnan().all()
+    assert not q.expand((2, 7))._validate_args
+    assert not D.Distribution._validate_args
 
 
 def test_inside_independent_and_transformed():

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Target,
         TwoMoons,
     )
+    from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
