@@ -24,9 +24,8 @@ if TYPE_CHECKING:
         Tanh,
         YeoJohnson,
     )
-    from bijectory.densities import Audit, Density, Flow, StandardNormal
-    from bijectory.io import load, load_metadata, save
     from bijectory.densities import (
+        Audit,
         Banana,
         BoxUniform,
         Checkerboard,

@@ -20,8 +20,8 @@ from bijectory.densities.targets import (
 )
 from bijectory.densities.uniform import BoxUniform
 
-__all__ = ["Audit", "Density", "Flow", "StandardNormal"]
 __all__ = [
+    "Audit",
     "Banana",
     "BoxUniform",
     "Checkerboard",
