@@ -113,6 +113,10 @@ TRANSFORMS = [
     Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), (0,)),
     Case("ActNorm", lambda _: bj.ActNorm(FEATURES), (0,)),
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (2, 2)), (0,)),
+    Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
+    Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
+    Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
+    Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
