@@ -106,11 +106,6 @@ TRANSFORMS = [
     ),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
-    Case("LU", lambda _: bj.LU(FEATURES), contexts=(0,)),
-    Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), contexts=(0,)),
-    Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
-    Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
-    Case("Reshape", lambda _: bj.Reshape((FEATURES,), (FEATURES,)), contexts=(0,)),
     Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("LU", lambda _: bj.LU(FEATURES), (0,)),
@@ -118,12 +113,36 @@ TRANSFORMS = [
     Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), (0,)),
     Case("ActNorm", lambda _: bj.ActNorm(FEATURES), (0,)),
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (2, 2)), (0,)),
+    Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
+    Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
+    Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
+    Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
+
+
+def _target(name: str, build: Callable[[], object]) -> Case:
+    """A target in the plane; its draws carry no gradient."""
+    return Case(name, lambda _: build(), features=2, contexts=(0,), reparameterised=False)
+
 
 DENSITIES = [
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
     Case("Flow", lambda c: bj.Flow(bj.Elementwise(bj.Affine(), 2, c, (8,)), bj.StandardNormal(2)), features=2),
+    Case("DiagonalNormal", lambda c: bj.DiagonalNormal(FEATURES, c, hidden=(8,))),
+    Case("BoxUniform", lambda _: bj.BoxUniform(2, (-1.0, 0.0), (1.0, 3.0)), features=2, contexts=(0,)),
+    Case("StudentT", lambda _: bj.StudentT(2), features=2, contexts=(0,)),
+    Case("StudentT-fixed", lambda _: bj.StudentT(1, 3.0, learn=False), features=1, contexts=(0,)),
+    Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
+    Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
+    *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),
+    _target("Funnel", lambda: bj.Funnel(2, 1.0)),
+    _target("Banana", lambda: bj.Banana()),
+    _target("GaussianRing", lambda: bj.GaussianRing(scale=0.5)),
+    _target("GaussianGrid", lambda: bj.GaussianGrid(3, scale=0.3)),
+    _target("TwoMoons", lambda: bj.TwoMoons()),
+    _target("Rings", lambda: bj.Rings((1.0, 2.0), 0.2)),
+    _target("Checkerboard", lambda: bj.Checkerboard()),
 ]
 
 RECIPES = [

@@ -2,7 +2,41 @@
 
 from bijectory.densities.audit import Audit
 from bijectory.densities.base import Density
+from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.flow import Flow
-from bijectory.densities.normal import StandardNormal
+from bijectory.densities.mixture import GaussianMixture
+from bijectory.densities.normal import DiagonalNormal, StandardNormal
+from bijectory.densities.student import StudentT
+from bijectory.densities.targets import (
+    Banana,
+    Checkerboard,
+    Funnel,
+    GaussianGrid,
+    GaussianRing,
+    RezendeMohamed,
+    Rings,
+    Target,
+    TwoMoons,
+)
+from bijectory.densities.uniform import BoxUniform
 
-__all__ = ["Audit", "Density", "Flow", "StandardNormal"]
+__all__ = [
+    "Audit",
+    "Banana",
+    "BoxUniform",
+    "Checkerboard",
+    "Density",
+    "DiagonalNormal",
+    "Flow",
+    "FlowDistribution",
+    "Funnel",
+    "GaussianGrid",
+    "GaussianMixture",
+    "GaussianRing",
+    "RezendeMohamed",
+    "Rings",
+    "StandardNormal",
+    "StudentT",
+    "Target",
+    "TwoMoons",
+]

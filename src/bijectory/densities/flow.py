@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bijectory.densities.audit import Audit
 from bijectory.densities.base import Density
+from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.measure import audit
 from bijectory.densities.validate import check_batches, check_context, check_events, check_shape
 from bijectory.nets import Freezable
@@ -70,6 +71,11 @@ class Flow(Density):
         z, log_base = self.base.rsample_and_log_prob(shape, c, generator=generator)
         x, ladj = self.transform.inverse(self._layout(z, c, self.transform.latent_event_dim), c)
         return x, log_base - ladj
+
+    def at(self, c: Tensor | None = None) -> FlowDistribution:
+        """The flow at a context, ``p(x | c)``, as a ``torch.distributions.Distribution`` with the batch shape of ``c``."""
+        embedded = self._embed(c)
+        return FlowDistribution(self, c, torch.Size() if embedded is None else embedded.shape[:-1])
 
     def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
         """Set data-dependent parameters (ActNorm, Standardize) from training data, once and explicitly."""

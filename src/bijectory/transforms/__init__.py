@@ -8,6 +8,8 @@ from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.lu import LU
 from bijectory.transforms.normalize import ActNorm, Standardize
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
+from bijectory.transforms.planar import Planar
+from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Elementwise",
     "Inverse",
     "Permutation",
+    "Planar",
+    "Radial",
     "Reshape",
     "Standardize",
     "Transform",
