@@ -26,6 +26,11 @@ class Data:
         x_val: Validation rows; None leaves the split to ``FitConfig.validation_fraction``.
         c_val: Context of the validation rows.
         weight_val: Weights of the validation rows.
+
+    Example:
+        >>> data = Data(torch.zeros(8, 2), x_val=torch.ones(3, 2))
+        >>> len(data.x), len(data.x_val)
+        (8, 3)
     """
 
     x: Tensor
