@@ -86,6 +86,11 @@ def test_bad_settings_are_named(settings, words):
         FitConfig().replace(**settings)
 
 
+def test_one_row_without_validation_is_refused():
+    with pytest.raises(DataError, match="1 sample"):
+        fit(flow(), rows(1), config=quiet(validation_fraction=0))
+
+
 def test_nothing_to_train_and_resume_without_folder():
     with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
         fit(bj.StandardNormal(2), rows(), config=quiet(epochs=1))
