@@ -14,11 +14,9 @@ import torch
 from torch import nn
 
 import bijectory as bj
-from bijectory.errors import ConfigError, DataError, DtypeError, NonFiniteError, ShapeError
 from bijectory.objectives import Batch, nll
 from bijectory.training import Callback, Data, FitConfig, fit
 from bijectory.training import data as data_module
-from bijectory.training.schedule import learning_rate
 
 quiet = functools.partial(FitConfig, progress=False)
 
@@ -313,21 +311,6 @@ def test_time_budget_ends_the_run_and_drives_the_cosine():
     assert result.history[-1]["step"] == result.steps  # the annealed weights are validated too
 
 
-def test_rates():
-    rate = lambda step, total=1000, elapsed=0.0, scale=1.0, **kw: learning_rate(
-        FitConfig(lr=1.0, warmup_steps=9, **kw), step, total, elapsed, scale
-    )
-    assert rate(0) == pytest.approx(0.1)
-    assert rate(8) == pytest.approx(0.9)
-    assert rate(9) == 1.0
-    assert rate(9 + 991 // 2) == pytest.approx(0.5, abs=0.01)
-    assert rate(999) < 1e-4
-    assert rate(500, schedule="constant", scale=0.25) == 0.25
-    assert rate(500, None, 5.0, time_budget=10.0) == pytest.approx(0.5)
-    assert rate(100, 1000, 10.0, time_budget=10.0) == pytest.approx(0.0)
-    assert rate(0, 20) == pytest.approx(1 / 3)  # warm-up is at most a tenth of the run
-
-
 def test_plateau_halves():
     x = rows(30)
     config = quiet(
@@ -338,92 +321,6 @@ def test_plateau_halves():
     assert rates[0] == 0.5
     assert rates[-1] <= 0.125
     assert set(rates) <= {0.5 * 0.5**k for k in range(20)}
-
-
-def test_default_length():
-    config = FitConfig()
-    assert config.total_steps(1) == 2000
-    assert config.total_steps(1000) == 100_000
-    assert FitConfig(epochs=3).total_steps(7) == 21
-    assert FitConfig(time_budget=3).total_steps(7) is None
-
-
-# ---- bad input ----------------------------------------------------------------------------------------------------------
-
-GAP = rows(6, 3).index_put((torch.tensor([2, 4]), torch.tensor([1, 1])), torch.tensor(math.nan))
-
-
-@pytest.mark.parametrize(
-    ("bad", "error", "words"),
-    [
-        (GAP, NonFiniteError, ["Input x contains NaN", "2 of 6 rows", "[2, 4]", "columns [1]"]),
-        ((rows(6), GAP), NonFiniteError, ["Input c contains NaN"]),
-        ((rows(2), None, torch.tensor([1, math.inf])), NonFiniteError, ["weight contains infinity", "[1]"]),
-        (
-            torch.zeros(0, 4),
-            DataError,
-            ["Found array with 0 sample(s) (shape=(0, 4)) while a minimum of 2 is required."],
-        ),
-        (torch.zeros(1, 4), DataError, ["Found array with 1 sample(s)"]),
-        ((rows(6), rows(5)), ShapeError, ["c has 5 rows, x has 6"]),
-        ((rows(6), None, torch.ones(5)), ShapeError, ["weight has 5 rows, x has 6"]),
-        ((rows(6), None, torch.ones(6, 1)), ShapeError, ["weight has shape (6, 1)"]),
-        ((rows(6), None, -torch.ones(6)), DataError, ["weight is negative in row 0 (-1.0)"]),
-        ((rows(6), None, torch.zeros(6)), DataError, ["all weights of weight are 0"]),
-        ((rows(6), None, torch.eye(6)[0] + torch.eye(6)[1]), DataError, ["pass explicit validation rows"]),
-        (Data(rows(6), x_val=rows(0)), DataError, ["x_val has 0 rows"]),
-        (Data(rows(6), x_val=rows(6, 3)), ShapeError, ["x_val has events of shape (3,), x of (2,)"]),
-        (Data(rows(6), rows(6), x_val=rows(6)), ShapeError, ["c and c_val together"]),
-        (rows(6).long(), DtypeError, ["x is torch.int64", "x.float()"]),
-        (np.zeros((3, 2)), DtypeError, ["numpy.ndarray", "torch.as_tensor(x)"]),
-        (torch.tensor(1.0), ShapeError, ["x is a scalar"]),
-        ((rows(6), None, None, None), DataError, ["a tuple of 4"]),
-    ],
-)
-def test_bad_data_is_named(bad, error, words):
-    with pytest.raises(error) as info:
-        fit(flow(), bad, config=quiet(epochs=1))
-    for word in words:
-        assert word in str(info.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"lr": 0}, ["lr=0", "greater than 0"]),
-        ({"lr": math.nan}, ["lr=nan", "finite"]),
-        ({"lr": "fast"}, ["lr='fast'", "number"]),
-        ({"epoch": 3}, ["'epoch'", "did you mean 'epochs'?"]),
-        ({"learning_rate": 3}, ["did you mean 'lr'?"]),
-        ({"zzz": 3}, ["known settings: epochs, time_budget"]),
-        ({"epochs": 0}, ["epochs=0"]),
-        ({"batch_size": 2.5}, ["batch_size=2.5"]),
-        ({"schedule": "cos"}, ["schedule='cos'", "'cosine', 'plateau' or 'constant'"]),
-        ({"validation_fraction": 1.0}, ["validation_fraction=1.0", "less than 1"]),
-        ({"ema_decay": 1.0}, ["ema_decay=1.0"]),
-        ({"time_budget": -1}, ["time_budget=-1"]),
-    ],
-)
-def test_bad_settings_are_named(settings, words):
-    with pytest.raises(ConfigError) as info:
-        FitConfig(**settings)
-    for word in words:
-        assert word in str(info.value)
-    with pytest.raises(ConfigError):
-        FitConfig().replace(**settings)
-
-
-def test_nothing_to_train_and_resume_without_folder():
-    with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
-        fit(bj.StandardNormal(2), rows(), config=quiet(epochs=1))
-    with pytest.raises(ConfigError, match="resume=True needs out"):
-        fit(flow(), rows(), config=quiet(epochs=1, resume=True))
-
-
-def test_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot be made: (Not a directory|File exists)"):
-        fit(flow(), rows(), config=quiet(epochs=1, out=tmp_path / "file" / "run"))
 
 
 # ---- surroundings -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,18 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Rows of data: ``x`` ``(n, *event)``, context ``c`` ``(n, *context)`` or None, ``weight`` ``(n,)`` or None."""
+    """Rows of data, as an objective sees them.
+
+    Attributes:
+        x: ``(n, *event)``.
+        c: Context ``(n, *context)`` or None.
+        weight: Sample weights ``(n,)`` or None.
+
+    Example:
+        >>> import torch
+        >>> Batch(torch.zeros(2, 3)).weight is None
+        True
+    """
 
     x: Tensor
     c: Tensor | None = None

@@ -1,15 +1,12 @@
 """Checkpoints that survive kill -9, a full disk and flipped bits.
 
 A checkpoint is two files, ``step-N.safetensors`` (every tensor) and ``step-N.json`` (every scalar, the size and SHA-256 of
-the tensor file, and its own SHA-256). Each is written to a temporary file in the same directory, flushed, synced and
-renamed; the JSON comes last, so a checkpoint exists if and only if its JSON does, and then it is whole. Old ones are
-removed after that. No pickle anywhere.
+the tensor file, and its own SHA-256). Each is written all or nothing and the JSON comes last, so a checkpoint exists if
+and only if its JSON does, and then it is whole. Old ones are removed after that. No pickle anywhere.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -21,39 +18,9 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from bijectory.errors import CheckpointError
+from bijectory.io.fs import atomic_write, size
 
 VERSION = 1
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: after a crash at any moment either the old or the new content is there, whole.
-
-    Raises:
-        OSError: If the disk refuses; the old content is intact and no temporary file is left.
-    """
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temp, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temp.unlink()
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(folder: Path) -> None:
-    """Make renames in ``folder`` durable, where the system can."""
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Checkpoints:
@@ -85,8 +52,8 @@ class Checkpoints:
         manifest["sha256"] = _self_digest(manifest)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(self.folder / name, data)
-            atomic_write(self.folder / f"step-{step:09d}.json", _dump(manifest))
+            atomic_write(self.folder / name, [data])
+            atomic_write(self.folder / f"step-{step:09d}.json", [_dump(manifest)])
             self._prune()
         except OSError as error:
             self._warn(error, len(data))
@@ -166,7 +133,7 @@ class Checkpoints:
         last = f"step {steps[0]}" if steps else "none yet"
         reason = (error.strerror or str(error)).lower()
         warnings.warn(
-            f"checkpoint not saved: {reason} on {self.folder} (need {need / 1e6:.1f} MB, free {free / 1e6:.1f} MB); "
+            f"checkpoint not saved: {reason} on {self.folder} (need {size(need)}, free {size(free)}); "
             f"training continues, last good: {last}",
             stacklevel=2,
         )

@@ -26,6 +26,11 @@ class Data:
         x_val: Validation rows; None leaves the split to ``FitConfig.validation_fraction``.
         c_val: Context of the validation rows.
         weight_val: Weights of the validation rows.
+
+    Example:
+        >>> data = Data(torch.zeros(8, 2), x_val=torch.ones(3, 2))
+        >>> len(data.x), len(data.x_val)
+        (8, 3)
     """
 
     x: Tensor
@@ -124,7 +129,8 @@ def prepare(
     data = as_data(data)
     rows = Rows.make(data.x, data.c, data.weight)
     shape = tuple(data.x.shape)
-    check(len(rows) > 0, DataError, f"Found array with 0 sample(s) (shape={shape}) while a minimum of 2 is required.")
+    n = len(rows)
+    check(n >= 2, DataError, f"Found array with {n} sample(s) (shape={shape}) while a minimum of 2 is required.")
     if data.x_val is not None:
         held = Rows.make(data.x_val, data.c_val, data.weight_val, "_val")
         check(len(held) > 0, DataError, "x_val has 0 rows; leave it out or pass at least one.")
@@ -137,8 +143,6 @@ def prepare(
         return _move(rows, device), _move(held, device)
     if config.validation_fraction == 0:
         return _move(rows, device), None
-    n = len(rows)
-    check(n >= 2, DataError, f"Found array with 1 sample(s) (shape={shape}) while a minimum of 2 is required.")
     n_val = min(max(1, round(n * config.validation_fraction)), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).to(data.x.device)
     # Sorted: both sides keep the order of the table, so the copy is sequential.

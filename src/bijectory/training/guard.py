@@ -17,8 +17,11 @@ MAX_STREAK, MAX_RESTORES = 10, 3
 
 
 def is_finite(loss: Tensor, norm: Tensor) -> bool:
-    """Whether loss and gradient norm are finite, and the squares that Adam accumulates with them (one device sync)."""
-    return bool((loss.detach() * 0 + norm.detach().to(loss.dtype).square()).isfinite())
+    """Whether loss and gradient norm are finite, in one device sync.
+
+    The norm sums squares, so it overflows before the squares in Adam's moments do.
+    """
+    return bool((loss.detach() * 0 + norm.detach()).isfinite())
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bijectory.io.fs import atomic_write
 from bijectory.training.callbacks import Callback
-from bijectory.training.checkpoint import atomic_write
 from bijectory.training.state import FitResult, Run
 
 INTERVAL = 0.1  # seconds between updates of a terminal line
@@ -31,7 +31,7 @@ class Metrics:
         self.path = path
         self._warned = False
         if path.exists():
-            self._guarded(lambda: atomic_write(path, b"".join(_lines_until(path, step))))
+            self._guarded(lambda: atomic_write(path, _lines_until(path, step)))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line; a full disk gives one warning."""

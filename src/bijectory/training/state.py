@@ -93,6 +93,12 @@ class FitResult:
         signal: Number of the signal that interrupted, or None.
         skipped: Steps skipped because of a non-finite loss or gradient.
         report: For "non_finite": what was seen where.
+
+    Example:
+        >>> from bijectory import FitConfig, fit, real_nvp
+        >>> result = fit(real_nvp(1, layers=1), torch.zeros(9, 1), config=FitConfig(epochs=3, progress=False))
+        >>> result.steps, len(result.history), sorted(result.history[0])[:3]
+        (3, 3, ['epoch', 'lr', 'seconds'])
     """
 
     model: nn.Module
