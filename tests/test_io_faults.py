@@ -135,6 +135,22 @@ def test_every_failing_call_leaves_a_model(tmp_path, monkeypatch, error, partial
     assert set(outcomes) == {0, 1}
 
 
+def test_a_single_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    fs.atomic_write(path, [b"old"])
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    for name in ("_write", "_fsync", "_rename"):
+        monkeypatch.setattr(fs, name, fail)
+        with pytest.raises(OSError, match="Input"):
+            fs.atomic_write(path, [b"new"])
+        monkeypatch.undo()
+        assert path.read_bytes() == b"old"
+        assert os.listdir(tmp_path) == ["file"]
+
+
 def test_a_first_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")

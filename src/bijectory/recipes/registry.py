@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Callable
 from typing import ParamSpec
 
 from bijectory.densities import Flow
 from bijectory.errors import ConfigError
+from bijectory.recipes.arguments import Signature
 
 P = ParamSpec("P")
 
@@ -35,12 +37,19 @@ RECIPES: dict[str, Recipe] = {}
 
 
 def recipe(*, paper: str, year: int) -> Callable[[Callable[P, Flow]], Callable[P, Flow]]:
-    """Register a function ``(features, context=0, *, ...) -> Flow`` under its own name."""
+    """Register a function ``(features, context=0, *, ...) -> Flow`` under its own name; its arguments are checked."""
 
     def register(build: Callable[P, Flow]) -> Callable[P, Flow]:
+        accepted = Signature(build)
+
+        @functools.wraps(build)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> Flow:
+            call = accepted.checked(args, kwargs)
+            return build(*call.args, **call.kwargs)
+
         summary = (inspect.getdoc(build) or "").split("\n", 1)[0]
-        RECIPES[build.__name__] = Recipe(build.__name__, build, paper, year, summary)
-        return build
+        RECIPES[build.__name__] = Recipe(build.__name__, checked, paper, year, summary)
+        return checked
 
     return register
 
