@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bijectory.bijections import (
         Affine,
+        Arcsinh,
         Bijection,
         Exp,
         LeakyReLU,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         Tanh,
         YeoJohnson,
     )
-    from bijectory.densities import Audit, Density, Flow, StandardNormal
+    from bijectory.densities import Audit, Density, Encode, Flow, StandardNormal
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         Coupling,
         Elementwise,
         Inverse,
+        Partition,
         Permutation,
         Reshape,
         Standardize,
@@ -52,6 +54,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
+    "Arcsinh",
     "Audit",
     "Autoregressive",
     "Batch",
@@ -62,6 +65,7 @@ __all__ = [
     "Data",
     "Density",
     "Elementwise",
+    "Encode",
     "Exp",
     "FitConfig",
     "FitResult",
@@ -70,6 +74,7 @@ __all__ = [
     "LeakyReLU",
     "Log",
     "Logit",
+    "Partition",
     "Permutation",
     "RationalQuadratic",
     "Reshape",
