@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
+    from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
@@ -63,6 +64,7 @@ __all__ = [
     "Chain",
     "Coupling",
     "Data",
+    "DataWarning",
     "Density",
     "Elementwise",
     "Encode",
@@ -78,6 +80,7 @@ __all__ = [
     "Permutation",
     "RationalQuadratic",
     "Reshape",
+    "Schema",
     "Shift",
     "Sigmoid",
     "SinhArcsinh",
@@ -97,6 +100,7 @@ __all__ = [
     "nsf",
     "nsf_ar",
     "random_permutation",
+    "read_table",
     "real_nvp",
     "register",
     "reversal",
