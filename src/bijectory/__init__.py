@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bijectory.apps import TableFit, TableFlow, fit_table
     from bijectory.bijections import (
         Affine,
         Arcsinh,
@@ -87,10 +88,13 @@ __all__ = [
     "Softplus",
     "StandardNormal",
     "Standardize",
+    "TableFit",
+    "TableFlow",
     "Tanh",
     "Transform",
     "YeoJohnson",
     "fit",
+    "fit_table",
     "iaf",
     "load",
     "load_metadata",
