@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bijectory.apps import TableFit, TableFlow, fit_table
+    from bijectory.apps import FlowDensity, FlowOutlier, TableFit, TableFlow, fit_table
     from bijectory.bijections import (
         Affine,
         Arcsinh,
@@ -73,6 +73,8 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "Flow",
+    "FlowDensity",
+    "FlowOutlier",
     "Inverse",
     "LeakyReLU",
     "Log",
