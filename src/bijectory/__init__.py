@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bijectory.apps import FlowDensity, FlowOutlier, TableFit, TableFlow, fit_table
     from bijectory.bijections import (
         Affine,
+        Arcsinh,
         Bijection,
         Exp,
         LeakyReLU,
@@ -44,10 +46,12 @@ if TYPE_CHECKING:
         Target,
         TwoMoons,
     )
+    from bijectory.densities import Audit, Density, Encode, Flow, StandardNormal
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
+    from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
         Coupling,
         Elementwise,
         Inverse,
+        Partition,
         Permutation,
         Planar,
         Radial,
@@ -73,6 +78,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
+    "Arcsinh",
     "Audit",
     "Autoregressive",
     "Banana",
@@ -84,9 +90,11 @@ __all__ = [
     "Checkerboard",
     "Coupling",
     "Data",
+    "DataWarning",
     "Density",
     "DiagonalNormal",
     "Elementwise",
+    "Encode",
     "Exp",
     "FitConfig",
     "FitResult",
@@ -96,10 +104,13 @@ __all__ = [
     "GaussianGrid",
     "GaussianMixture",
     "GaussianRing",
+    "FlowDensity",
+    "FlowOutlier",
     "Inverse",
     "LeakyReLU",
     "Log",
     "Logit",
+    "Partition",
     "Permutation",
     "Planar",
     "Radial",
@@ -107,6 +118,7 @@ __all__ = [
     "Reshape",
     "RezendeMohamed",
     "Rings",
+    "Schema",
     "Shift",
     "Sigmoid",
     "SinhArcsinh",
@@ -114,12 +126,15 @@ __all__ = [
     "StandardNormal",
     "Standardize",
     "StudentT",
+    "TableFit",
+    "TableFlow",
     "Tanh",
     "Target",
     "Transform",
     "TwoMoons",
     "YeoJohnson",
     "fit",
+    "fit_table",
     "iaf",
     "load",
     "load_metadata",
@@ -129,6 +144,7 @@ __all__ = [
     "nsf",
     "nsf_ar",
     "random_permutation",
+    "read_table",
     "real_nvp",
     "register",
     "reversal",

@@ -73,6 +73,12 @@ class Case:
 between = lambda x: 5 * torch.sigmoid(x) - 2
 from_between = lambda x: torch.logit((x + 2) / 5)
 
+
+def _partition(c: int) -> bj.Partition:
+    affine = bj.Coupling(bj.Affine(), (True, False), c, hidden=(8,))
+    return bj.Partition(affine, bj.Chain(), bj.Elementwise(bj.SinhArcsinh(), 1, c, (8,)), groups=[(3, 1), (2,), (0,)])
+
+
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), (0,)),
     Case("Affine", lambda _: bj.Affine(), (0,)),
@@ -82,6 +88,7 @@ BIJECTIONS = [
     Case("RationalQuadratic-circular", lambda _: bj.RationalQuadratic(5, 2.0, "circular"), (0,)),
     Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(4, 3.0, precision="float64"), (0,)),
     Case("Exp", lambda _: bj.Exp(), (0,), range=torch.exp, start=torch.exp, saturates=True),
+    Case("Arcsinh", lambda _: bj.Arcsinh(), contexts=(0,), range=torch.asinh, start=torch.asinh, saturates=True),
     Case("LeakyReLU", lambda _: bj.LeakyReLU(), (0,)),
     Case("Log", lambda _: bj.Log(), (0,), domain=torch.exp, start=torch.log, saturates=True),
     Case("Logit", lambda _: bj.Logit(), (0,), domain=torch.sigmoid, start=torch.logit, saturates=True),
@@ -106,6 +113,12 @@ TRANSFORMS = [
     ),
     Case("Coupling-affine", lambda c: bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8, 8))),
     Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in ((1, 1, 0, 0), (0, 0, 1, 1))))),
+    Case("LU", lambda _: bj.LU(FEATURES), contexts=(0,)),
+    Case("Partition", _partition, context_free=(2, 3)),
+    Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), contexts=(0,)),
+    Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
+    Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
+    Case("Reshape", lambda _: bj.Reshape((FEATURES,), (FEATURES,)), contexts=(0,)),
     Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("LU", lambda _: bj.LU(FEATURES), (0,)),

@@ -1,6 +1,7 @@
 """Scalar monotone families: stateless formulas that every wiring can use."""
 
 from bijectory.bijections.affine import Affine, Shift
+from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.leaky_relu import LeakyReLU
@@ -11,6 +12,7 @@ from bijectory.bijections.yeo_johnson import YeoJohnson
 
 __all__ = [
     "Affine",
+    "Arcsinh",
     "Bijection",
     "Exp",
     "LeakyReLU",

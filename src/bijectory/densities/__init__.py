@@ -3,6 +3,7 @@
 from bijectory.densities.audit import Audit
 from bijectory.densities.base import Density
 from bijectory.densities.distribution import FlowDistribution
+from bijectory.densities.embed import Encode
 from bijectory.densities.flow import Flow
 from bijectory.densities.mixture import GaussianMixture
 from bijectory.densities.normal import DiagonalNormal, StandardNormal
@@ -40,3 +41,5 @@ __all__ = [
     "Target",
     "TwoMoons",
 ]
+__all__ = ["Audit", "Density", "Flow", "StandardNormal"]
+__all__ = ["Density", "Encode", "Flow", "StandardNormal"]

@@ -7,6 +7,7 @@ from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.lu import LU
 from bijectory.transforms.normalize import ActNorm, Standardize
+from bijectory.transforms.partition import Partition
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
@@ -20,6 +21,7 @@ __all__ = [
     "Coupling",
     "Elementwise",
     "Inverse",
+    "Partition",
     "Permutation",
     "Planar",
     "Radial",

@@ -1,0 +1,258 @@
+"""A fitted density of a table: rows in, numbers out; columns by name, log-likelihoods in the units of the data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bijectory.densities import Audit, Flow
+from bijectory.errors import ConfigError, ContextError, DataError, ShapeError, check
+from bijectory.io import load, save
+from bijectory.io.card import model_card
+from bijectory.io.fs import atomic_write
+from bijectory.tables import Column, Schema, to_frame
+from bijectory.tables.schema import NonFinite
+
+CHUNK_BYTES = 1 << 26  # memory of one chunk in scoring and sampling, whatever the number of rows
+CELL_POINTS = 16  # places in a cell of dequantized columns at which the density is averaged
+SCHEMA = "schema.json"
+
+
+class TableFlow:
+    r"""A flow with the schema of its table.
+
+    The flow is float64 and takes raw columns; a row's answer does not depend on the other rows. Log-likelihoods are per
+    unit of the data. For *dequantized* columns the density is averaged over the cell of the lattice,
+    :math:`\log \frac1K \sum_k p(x + u_k s)` at 16 fixed points :math:`u_k`: the log-probability of the cell divided by its
+    volume (training maximises the lower bound :math:`E_u \log p(x + u s)`). *Constant* columns are outside the flow: a
+    row with another value has density 0.
+
+    Args:
+        flow: From raw columns to the latent, float64.
+        schema: Its columns.
+
+    Attributes:
+        flow: The flow.
+        schema: The columns.
+
+    Example:
+        >>> from bijectory import Standardize, StandardNormal
+        >>> flow = Flow(Standardize(1, [3.0], [2.0]), StandardNormal(1)).double()
+        >>> table = TableFlow(flow, Schema(columns=(Column(name="a", loc=3.0, scale=2.0),), rows=10))
+        >>> table.score_samples({"a": [3.0]}).round(4)
+        array([-1.6121])
+        >>> table.sample(2, seed=0).shape
+        (2, 1)
+    """
+
+    def __init__(self, flow: Flow, schema: Schema) -> None:
+        expected = (len(schema.targets),)
+        check(
+            tuple(flow.event_shape) == expected,
+            ShapeError,
+            f"the flow has events {tuple(flow.event_shape)}, the schema {expected[0]} target columns.",
+        )
+        self.flow, self.schema = flow.eval(), schema
+
+    def __repr__(self) -> str:
+        given = f", given {', '.join(c.name for c in self.schema.givens)}" if self.schema.givens else ""
+        return f"TableFlow({', '.join(c.name for c in self.schema.targets)}{given})"
+
+    @property
+    def latent_names(self) -> list[str]:
+        """Names of the latent columns: ``z0, z1, ...``."""
+        return [f"z{i}" for i in range(len(self.schema.targets))]
+
+    def score_samples(self, data: Any, *, nonfinite: NonFinite = "raise") -> np.ndarray:
+        """Log-likelihood of each row in nats, ``(n,)``.
+
+        Args:
+            data: A data frame (columns by name, in any order, others ignored) or an array (columns in order).
+            nonfinite: "raise", or "propagate": NaN gives NaN, infinity and values outside the bounds give ``-inf``.
+
+        Raises:
+            NonFiniteError, DomainError, DataError: With row, column and value.
+        """
+        rows = self.schema.encode(data, nonfinite)
+        out = np.empty(len(rows.x))
+        u = _cell_points(self.schema.targets)
+        with torch.inference_mode():
+            for part in self._chunks(len(rows.x)):
+                c = self._context(rows.c, part)
+                scores = [self.flow.log_prob(self._tensor(self.schema.place(rows.x[part], v)), c) for v in u]
+                out[part] = (torch.stack(scores).logsumexp(0) - np.log(len(u))).cpu().numpy()
+        return np.where(rows.known == 0, out, rows.known)
+
+    def score(self, data: Any) -> float:
+        """Mean log-likelihood of the rows in nats (a mean, not a sum)."""
+        return float(self.score_samples(data).mean())
+
+    def sample(self, n: int, *, given: Any = None, seed: int | None = None) -> pd.DataFrame:
+        """Draw rows.
+
+        Args:
+            n: Number of rows; with given columns, number of rows for each row of ``given``.
+            given: Frame or mapping with the given columns.
+            seed: Seed; None takes the global generator of torch.
+
+        Returns:
+            All columns in the order of the table: ``n`` rows for the first row of ``given``, then for the second, ...
+        """
+        check(
+            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0,
+            ConfigError,
+            f"n must be a non-negative int, got {n!r}.",
+        )
+        c = self._given(given)
+        total = int(n) if c is None else int(n) * len(c)
+        index = None if c is None else np.repeat(np.arange(len(c)), n)
+        device = self._device()
+        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        out = np.empty((total, len(self.schema.targets)))
+        for part in self._chunks(total):
+            if c is None or index is None:
+                x = self.flow.sample(part.stop - part.start, generator=generator)
+            else:
+                x = self.flow.sample((), self._tensor(c[index[part]]), generator=generator)
+            out[part] = x.cpu().numpy()
+        frame = None if given is None else to_frame(given)
+        return self._frame(out, self.schema.names, frame if index is None or frame is None else frame.iloc[index])
+
+    def transform(self, data: Any, *, nonfinite: NonFinite = "raise") -> pd.DataFrame:
+        """Data -> latent: columns ``z0, z1, ...``, standard normal (or as the base) where the model is right.
+
+        Dequantized columns enter at the middle of their cell; rows that are not finite or out of bounds give NaN (with
+        ``nonfinite="propagate"``).
+        """
+        rows = self.schema.encode(data, nonfinite)
+        out = np.empty(rows.x.shape)
+        with torch.inference_mode():
+            for part in self._chunks(len(out)):
+                x = self._tensor(self.schema.place(rows.x[part]))
+                out[part] = self.flow.to_latent(x, self._context(rows.c, part))[0].cpu().numpy()
+        out[~rows.valid] = np.nan
+        index = data.index if isinstance(data, pd.DataFrame) else None
+        return pd.DataFrame(out, columns=self.latent_names, index=index)
+
+    def inverse_transform(self, z: Any, *, given: Any = None) -> pd.DataFrame:
+        """Latent -> data: the target columns, for one row of ``given`` each, or for one row in all."""
+        index = z.index if isinstance(z, pd.DataFrame) else None
+        latent = np.asarray(z, dtype=np.float64)
+        width = len(self.schema.targets)
+        check(
+            latent.ndim == 2 and latent.shape[1] == width,
+            ShapeError,
+            f"z has shape {latent.shape}, expected (rows, {width}).",
+        )
+        c = self._given(given)
+        if c is not None and len(c) != len(latent):
+            check(len(c) == 1, ContextError, f"given has {len(c)} rows, z has {len(latent)}; use 1 or {len(latent)}.")
+            c = np.repeat(c, len(latent), axis=0)
+        out = np.empty(latent.shape)
+        with torch.inference_mode():
+            for part in self._chunks(len(out)):
+                out[part] = self.flow.to_data(self._tensor(latent[part]), self._context(c, part))[0].cpu().numpy()
+        names = [column.name for column in self.schema.columns if column.role == "target"]
+        frame = self._frame(out, names, None)
+        return frame if index is None else frame.set_axis(index, axis=0)
+
+    def audit(self, data: Any, *, seed: int = 0) -> Audit:
+        """Audit the flow on rows (best held-out ones): round trips, log-determinant, mass, latents; see ``Flow.check``."""
+        rows = self.schema.encode(data)
+        everything = slice(0, len(rows.x))
+        u = np.random.default_rng(seed).random(rows.x.shape)  # dequantized columns fill their cells, as in training
+        x = self._tensor(self.schema.place(rows.x, u))
+        return self.flow.check(x, self._context(rows.c, everything), seed=seed)
+
+    def save(self, folder: str | Path, *, metadata: dict[str, Any] | None = None) -> None:
+        """Write the run folder: ``schema.json``, ``config.json``, ``model.safetensors``, ``README.md`` (the model card)."""
+        folder = Path(folder)
+        save(self.flow, folder, metadata=metadata)
+        self.schema.save(folder / SCHEMA)
+        card = model_card(self.flow, {**_readable(metadata or {}), **self._facts()}, name=folder.name)
+        atomic_write(folder / "README.md", [card.encode()])
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a run folder.
+
+        Raises:
+            CheckpointError: If a file is missing, altered, or does not belong to the others.
+        """
+        flow = load(folder)
+        schema = Schema.load(Path(folder) / SCHEMA)
+        check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
+        return cls(flow, schema)
+
+    def _facts(self) -> dict[str, Any]:
+        groups = {"columns": self.schema.targets, "given": self.schema.givens, "constant": self.schema.constants}
+        facts: dict[str, Any] = {k: ", ".join(c.name for c in v) for k, v in groups.items() if v}
+        return {**facts, "rows": self.schema.rows, "notes": dict(enumerate(self.schema.notes, 1))}
+
+    def _given(self, given: Any) -> np.ndarray | None:
+        names = [c.name for c in self.schema.givens]
+        if not names:
+            known = {c.name for c in self.schema.columns if c.role == "given"}
+            check(given is None or bool(known), ContextError, "this density has no given columns; leave given out.")
+            return None
+        check(given is not None, ContextError, f"this density is conditional: pass given with {', '.join(names)}.")
+        return self.schema.encode_given(given)
+
+    def _frame(self, x: np.ndarray, names: list[str], given: pd.DataFrame | None) -> pd.DataFrame:
+        """Columns in order, from draws of the targets, constants, and given rows."""
+        place = {c.name: k for k, c in enumerate(self.schema.targets)}
+        columns: dict[str, Any] = {}
+        for column in self.schema.columns:
+            if column.name not in names:
+                continue
+            if column.name in place:
+                columns[column.name] = column.settle(x[:, place[column.name]])
+            elif given is not None and column.name in given.columns:
+                columns[column.name] = given[column.name].to_numpy()
+            else:
+                columns[column.name] = np.full(len(x), column.value)
+        return pd.DataFrame(columns)
+
+    def _device(self) -> torch.device:
+        return next((t.device for t in [*self.flow.parameters(), *self.flow.buffers()]), torch.device("cpu"))
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device())
+
+    def _context(self, c: np.ndarray | None, part: slice | np.ndarray) -> Tensor | None:
+        return None if c is None else self._tensor(c[part])
+
+    def _chunks(self, n: int) -> Iterator[slice]:
+        """Slices of rows whose widest activations (weights' rows times a handful of copies) fit ``CHUNK_BYTES``."""
+        widest = max([len(self.schema.targets), *(p.shape[0] for p in self.flow.parameters() if p.dim() == 2)])
+        rows = max(1, CHUNK_BYTES // (8 * 8 * widest))
+        for start in range(0, n, rows):
+            yield slice(start, min(start + rows, n))
+
+
+def _readable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with tables of at most two levels: the third becomes text."""
+
+    def text(value: Any) -> Any:
+        return ", ".join(f"{k} {v:.6g}" for k, v in value.items()) if isinstance(value, dict) else value
+
+    return {k: {a: text(b) for a, b in v.items()} if isinstance(v, dict) else v for k, v in metadata.items()}
+
+
+def _cell_points(columns: list[Column]) -> np.ndarray:
+    """``(K, columns)`` points of a Kronecker sequence in the unit cube; one point if no column is dequantized."""
+    if all(c.step is None for c in columns):
+        return np.full((1, len(columns)), 0.5)
+    # Generalised golden ratio: the root of g^(d+1) = g + 1 gives the additive recurrence of lowest known discrepancy.
+    d = sum(c.step is not None for c in columns)
+    g = 2.0
+    for _ in range(64):
+        g = (1 + g) ** (1 / (d + 1))
+    moving = (0.5 + np.outer(np.arange(CELL_POINTS), g ** -np.arange(1, d + 1))) % 1
+    out = np.full((CELL_POINTS, len(columns)), 0.5)
+    out[:, [c.step is not None for c in columns]] = moving
+    return out

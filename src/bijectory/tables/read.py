@@ -1,0 +1,185 @@
+"""Files into a pandas frame; every refusal names the file and the remedy."""
+
+import csv
+import difflib
+import gzip
+import io
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bijectory.errors import DataError, check
+from bijectory.tables.frame import DataWarning, generated_names, listing, to_frame
+
+SNIFF = 1 << 16  # bytes looked at before a CSV file is parsed
+DELIMITERS = (",", ";", "\t", "|")
+
+
+def read_table(path: str | Path, *, sep: str | None = None) -> pd.DataFrame:
+    """Read a table from CSV (also ``.gz``), Parquet, ``.npy`` or ``.npz``.
+
+    CSV: the delimiter (comma, semicolon, tab, bar), decimal commas beside semicolons, and the presence of a header are
+    found from the first lines; without a header the columns are called ``x0, x1, ...``. Text columns are read and refused
+    later, only where they are used.
+
+    Args:
+        path: The file.
+        sep: Delimiter of a CSV file; None to find it.
+
+    Raises:
+        DataError: If the file is missing, empty, a folder, not a table, or has repeated column names.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"there is no file {path}; {_nearest(path)}")
+    check(not path.is_dir(), DataError, f"{path} is a folder; pass a file in it (.csv, .csv.gz, .parquet, .npy, .npz).")
+    try:
+        check(path.stat().st_size > 0, DataError, f"{path} is empty (0 bytes); write a header and rows into it.")
+        suffix = path.suffix.lower()
+        if suffix in (".parquet", ".pq"):
+            frame = _read_parquet(path)
+        elif suffix in (".npy", ".npz"):
+            frame = _read_numpy(path)
+        else:
+            frame = _read_csv(path, sep)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}; check the file and its permissions."
+        ) from None
+    check(len(frame) > 0, DataError, f"{path} has {frame.shape[1]} columns but no rows; add at least two rows.")
+    return to_frame(frame)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise DataError(
+            f"{path} is Parquet, which needs pyarrow; pip install 'bijectory[data]', or convert it to CSV."
+        ) from None
+    except OSError:
+        raise
+    except Exception as error:  # pyarrow has its own family of errors
+        raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0][:120]}).") from None
+
+
+def _read_numpy(path: Path) -> pd.DataFrame:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is not a readable NumPy file ({str(error)[:120]}); save a plain numeric array."
+        ) from None
+    if len(arrays) > 1 and len({a.shape for a in arrays.values()}) == 1 and all(a.ndim == 1 for a in arrays.values()):
+        return pd.DataFrame(arrays)
+    shapes = ", ".join(f"{k}: {a.shape}" for k, a in arrays.items())
+    ok = len(arrays) == 1 and next(iter(arrays.values())).ndim == 2
+    check(
+        ok,
+        DataError,
+        f"{path} holds {shapes}; expected one array (rows, columns), or 1-D arrays of one length as columns.",
+    )
+    return to_frame(next(iter(arrays.values())))
+
+
+def _read_csv(path: Path, sep: str | None) -> pd.DataFrame:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    opener = gzip.open if packed else open
+    try:
+        with opener(path, "rb") as file:
+            head = file.read(SNIFF)
+    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile):
+        raise DataError(f"{path} is a damaged gzip file; copy or compress it again.") from None
+    check(head.strip() != b"", DataError, f"{path} is empty; write a header and rows into it.")
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    check(
+        encoding == "utf-16" or b"\0" not in head,
+        DataError,
+        f"{path} is a binary file, not a table; expected CSV, Parquet (.parquet) or NumPy (.npy, .npz).",
+    )
+    lines = [line for line in head.decode(encoding, errors="replace").splitlines() if line.strip()]
+    if len(head) == SNIFF and len(lines) > 1:
+        lines.pop()  # cut in the middle
+    sep = sep or _delimiter(lines)
+    first = next(csv.reader(io.StringIO(lines[0]), delimiter=sep))
+    header = not all(_is_number(cell) for cell in first)
+    if header:
+        cells = [cell.strip() for cell in first]
+        repeated = sorted({cell for cell in cells if cell and cells.count(cell) > 1})
+        check(
+            not repeated,
+            DataError,
+            f"{path}: column names repeat: {listing(repeated)}; rename them in the first line.",
+        )
+    decimal = "," if sep == ";" and re.search(r"(?:^|;)\s*-?\d+,\d+\s*(?:;|$)", "\n".join(lines), re.M) else "."
+    try:
+        with warnings.catch_warnings():
+            # pandas reads by chunks and warns where a column mixes numbers and text; that text is refused by name later.
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+            frame = pd.read_csv(
+                path,
+                sep=sep,
+                header=0 if header else None,
+                decimal=decimal,
+                encoding=encoding,
+                compression="gzip" if packed else None,
+                skipinitialspace=True,
+                index_col=False,
+            )
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); convert it: "
+            f"iconv -f latin1 -t utf-8 {path.name} > new.csv."
+        ) from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning, EOFError, gzip.BadGzipFile) as error:
+        reason = str(error).replace("Error tokenizing data. C error: ", "").strip()
+        raise DataError(
+            f"{path} is not a regular table: {reason}; every line needs {len(first)} fields ({sep!r} between)."
+        ) from None
+    if not header:
+        return frame.set_axis(generated_names(frame.shape[1]), axis=1)
+    frame.columns = [str(name).strip() for name in frame.columns]
+    return _without_index(frame, first, path)
+
+
+def _without_index(frame: pd.DataFrame, first: list[str], path: Path) -> pd.DataFrame:
+    """Drop the unnamed row numbers that data frames write when saved with their index."""
+    unnamed = not first[0].strip() and frame.shape[1] > 1
+    if unnamed and np.array_equal(pd.to_numeric(frame.iloc[:, 0], errors="coerce"), np.arange(len(frame))):
+        message = f"{path}: the first column has no name and counts the rows; it is left out."
+        warnings.warn(message, DataWarning, stacklevel=4)
+        return frame.iloc[:, 1:]
+    return frame
+
+
+def _delimiter(lines: list[str]) -> str:
+    """The delimiter with the most fields among those that give every line the same number."""
+    best, fields = ",", 1
+    for candidate in DELIMITERS:
+        counts = {len(row) for row in csv.reader(lines[:50], delimiter=candidate)}
+        if len(counts) == 1 and (count := counts.pop()) > fields:
+            best, fields = candidate, count
+    if fields == 1:  # ragged lines: take what the first line shows; the parser names the line that does not fit
+        best = max(DELIMITERS, key=lines[0].count)
+    return best
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip().replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either."
+    near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else f"check the path (current folder: {Path.cwd()})."
