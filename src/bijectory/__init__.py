@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Checkerboard,
         Density,
         DiagonalNormal,
+        Encode,
         Flow,
         FlowDistribution,
         Funnel,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
         Target,
         TwoMoons,
     )
-    from bijectory.densities import Audit, Density, Encode, Flow, StandardNormal
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
@@ -99,13 +99,13 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "Flow",
+    "FlowDensity",
     "FlowDistribution",
+    "FlowOutlier",
     "Funnel",
     "GaussianGrid",
     "GaussianMixture",
     "GaussianRing",
-    "FlowDensity",
-    "FlowOutlier",
     "Inverse",
     "LeakyReLU",
     "Log",

@@ -28,6 +28,7 @@ __all__ = [
     "Checkerboard",
     "Density",
     "DiagonalNormal",
+    "Encode",
     "Flow",
     "FlowDistribution",
     "Funnel",
@@ -41,5 +42,3 @@ __all__ = [
     "Target",
     "TwoMoons",
 ]
-__all__ = ["Audit", "Density", "Flow", "StandardNormal"]
-__all__ = ["Density", "Encode", "Flow", "StandardNormal"]
