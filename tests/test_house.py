@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import pathlib
 import re
@@ -15,6 +14,7 @@ import pytest
 
 import bijectory as bj
 from laws import cases
+from scripts_loader import load_script
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "bijectory"
@@ -28,6 +28,7 @@ RANK = {  # the arrow of the design: a room imports rooms of smaller rank, and i
     "densities": 4,
     "recipes": 5,
     "spec": 5,
+    "spec_torch": 5,
     "objectives": 6,
     "io": 6,
     "storage": 6,
@@ -42,13 +43,6 @@ RANK = {  # the arrow of the design: a room imports rooms of smaller rank, and i
     "__main__": 11,
 }
 HEAVY = ("pandas", "matplotlib", "typer", "sklearn", "scipy", "jinja2", "pyarrow")
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 docs = load_script("docs")
