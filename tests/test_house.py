@@ -98,7 +98,8 @@ def test_the_arrow_test_sees_a_violation():
 
 @pytest.mark.parametrize("path", SOURCES + sorted((ROOT / "tests").rglob("*.py")), ids=relative)
 def test_files_are_short(path):
-    assert len(path.read_text().splitlines()) <= 400
+    limit = 400 if path in SOURCES else 600  # catalogues of cases may be longer than code
+    assert len(path.read_text().splitlines()) <= limit
 
 
 def test_public_surface_is_written_by_hand_and_true():
@@ -166,7 +167,8 @@ def test_generated_documents_are_current():
         assert path.read_text() == text, f"{path.name}: run `make docs`"
 
 
-def test_readme_example_runs():
+def test_readme_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
     for block in blocks:

@@ -26,6 +26,11 @@ class Data:
         x_val: Validation rows; None leaves the split to ``FitConfig.validation_fraction``.
         c_val: Context of the validation rows.
         weight_val: Weights of the validation rows.
+
+    Example:
+        >>> data = Data(torch.zeros(90, 2), x_val=torch.zeros(10, 2))
+        >>> len(data.x), len(data.x_val)
+        (90, 10)
     """
 
     x: Tensor

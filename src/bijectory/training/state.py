@@ -91,6 +91,12 @@ class FitResult:
         signal: Number of the signal that interrupted, or None.
         skipped: Steps skipped because of a non-finite loss or gradient.
         report: For "non_finite": what was seen where.
+
+    Example:
+        >>> from bijectory import FitConfig, fit, real_nvp
+        >>> result = fit(real_nvp(1, layers=1), torch.zeros(20, 1), config=FitConfig(epochs=3, progress=False))
+        >>> result.stop_reason, result.steps, [record["epoch"] for record in result.history]
+        ('completed', 3, [1, 2, 3])
     """
 
     model: nn.Module
