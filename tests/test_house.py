@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import pathlib
 import re
@@ -15,6 +14,7 @@ import pytest
 
 import bijectory as bj
 from laws import cases
+from scripts_loader import load_script
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "bijectory"
@@ -28,6 +28,7 @@ RANK = {  # the arrow of the design: a room imports rooms of smaller rank, and i
     "densities": 4,
     "recipes": 5,
     "spec": 5,
+    "spec_torch": 5,
     "objectives": 6,
     "io": 6,
     "storage": 6,
@@ -42,13 +43,6 @@ RANK = {  # the arrow of the design: a room imports rooms of smaller rank, and i
     "__main__": 11,
 }
 HEAVY = ("pandas", "matplotlib", "typer", "sklearn", "scipy", "jinja2", "pyarrow")
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 docs = load_script("docs")
@@ -104,7 +98,8 @@ def test_the_arrow_test_sees_a_violation():
 
 @pytest.mark.parametrize("path", SOURCES + sorted((ROOT / "tests").rglob("*.py")), ids=relative)
 def test_files_are_short(path):
-    assert len(path.read_text().splitlines()) <= 400
+    limit = 400 if path in SOURCES else 600  # catalogues of cases may be longer than code
+    assert len(path.read_text().splitlines()) <= limit
 
 
 def test_public_surface_is_written_by_hand_and_true():
@@ -172,7 +167,8 @@ def test_generated_documents_are_current():
         assert path.read_text() == text, f"{path.name}: run `make docs`"
 
 
-def test_readme_example_runs():
+def test_readme_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
     for block in blocks:

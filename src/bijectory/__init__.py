@@ -160,6 +160,7 @@ _ROOMS = (  # searched in this order: what needs torch alone comes first
     "densities",
     "recipes",
     "spec",
+    "spec_torch",
     "objectives",
     "io",
     "storage",
