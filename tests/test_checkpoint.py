@@ -62,6 +62,15 @@ def test_truncated_file_is_refused_and_the_previous_one_used(tmp_path, suffix):
             store.load()
 
 
+def test_a_broken_newest_one_does_not_crowd_out_the_next(tmp_path):
+    store = Checkpoints(tmp_path, keep=1)
+    store.save(50, *state(50))
+    (tmp_path / "step-000000100.json").write_text("{")
+    store.save(60, *state(60))
+    assert store.steps() == [60]
+    assert store.load()[0]["step"] == 60
+
+
 def flips(count, tmp_path):
     store = Checkpoints(tmp_path, keep=1)
     store.save(1, *state(1, size=50))
@@ -82,6 +91,15 @@ def flips(count, tmp_path):
 
 def test_flipped_bits_are_refused(tmp_path):
     assert flips(300, tmp_path) == 300
+
+
+def test_a_flip_that_leaves_the_value_is_refused_too(tmp_path):
+    store = Checkpoints(tmp_path, keep=1)
+    store.save(1, {"lr": 1e-20}, {})
+    path = tmp_path / "step-000000001.json"
+    path.write_bytes(path.read_bytes().replace(b"1e-20", b"1E-20"))
+    with pytest.raises(CheckpointError, match="altered"):
+        store.load()
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ class Checkpoints:
         name = f"step-{step:09d}.safetensors"
         manifest = {
             "version": VERSION,
-            "file": {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+            "file": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
             "scalars": scalars,
         }
         manifest["sha256"] = _self_digest(manifest)
@@ -54,7 +54,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write(self.folder / name, [data])
             atomic_write(self.folder / f"step-{step:09d}.json", [_dump(manifest)])
-            self._prune()
+            self._prune(step)
         except OSError as error:
             self._warn(error, len(data))
             return False
@@ -88,10 +88,9 @@ class Checkpoints:
         self._sweep(set())
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        path = self.folder / f"step-{step:09d}.json"
-        manifest = _parse_manifest(path)
+        manifest = _parse_manifest(self.folder / f"step-{step:09d}.json")
         file = manifest["file"]
-        path = self.folder / file["name"]
+        path = self.folder / f"step-{step:09d}.safetensors"
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -107,10 +106,12 @@ class Checkpoints:
         except SafetensorError as error:
             raise CheckpointError(f"checkpoint {path} is not a safetensors file: {error}") from None
 
-    def _prune(self) -> None:
-        kept = self.steps()[: self.keep]
-        for step in self.steps()[self.keep :]:
-            self._remove(step)
+    def _prune(self, newest: int) -> None:
+        steps = self.steps()
+        kept = [step for step in steps if step <= newest][: self.keep]
+        for step in steps:
+            if step not in kept:  # a later one is broken, or of a future that was given up
+                self._remove(step)
         self._sweep({f"step-{step:09d}.safetensors" for step in kept})
 
     def _remove(self, step: int) -> None:
@@ -153,6 +154,7 @@ def _parse_manifest(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
         manifest = json.loads(raw)
         version, digest = manifest["version"], manifest["sha256"]
+        _ = manifest["file"]["bytes"], manifest["file"]["sha256"], manifest["scalars"]
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
