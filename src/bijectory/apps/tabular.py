@@ -42,6 +42,12 @@ class TableFit:
         rows: The rows that were used (after rows with NaN or weight 0 were left out), all columns.
         scores: For each part its number of rows, mean log-likelihood in nats, and standard error.
         audit: Checks of the fitted flow on held-out rows (on training rows if nothing was held out), or None.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(300, 2))
+        >>> fitted = fit_table(x, recipe="real_nvp", config=FitConfig(epochs=2, progress=False))
+        >>> fitted.test.shape, sorted(fitted.scores), fitted.audit.ok
+        ((30, 2), ['test', 'train', 'validation'], True)
     """
 
     model: TableFlow
@@ -151,7 +157,6 @@ def fit_table(
         ConfigError: On contradictory arguments or an unknown recipe.
 
     Example:
-        >>> import warnings
         >>> x = np.random.default_rng(0).normal(size=(300, 2)) * [1.0, 100.0]
         >>> fitted = fit_table(x, recipe="real_nvp", config=FitConfig(epochs=2, progress=False))
         >>> fitted.model
