@@ -99,7 +99,9 @@ def table_config(rows: int, **changes: Any) -> FitConfig:
     Small tables are trained in full batches; larger ones in batches of 256 to 1024, of which 60 to 100 epochs are enough.
     """
     batch = 256 if rows < 20_000 else 512 if rows < 100_000 else 1024
-    defaults = {"batch_size": batch, "epochs": 60 if rows >= 50_000 else None, "patience": 15 if rows >= 20_000 else 30}
+    defaults: dict[str, Any] = {"batch_size": batch, "patience": 15 if rows >= 20_000 else 30}
+    if rows >= 50_000 and changes.get("time_budget") is None:
+        defaults["epochs"] = 60
     return FitConfig(**{**defaults, **changes})
 
 

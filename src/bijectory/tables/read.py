@@ -20,7 +20,7 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_table(path: str | Path, *, sep: str | None = None) -> pd.DataFrame:
-    """Read a table from CSV (also ``.gz``), Parquet, ``.npy`` or ``.npz``.
+    r"""Read a table from CSV (also ``.gz``), Parquet, ``.npy`` or ``.npz``.
 
     CSV: the delimiter (comma, semicolon, tab, bar), decimal commas beside semicolons, and the presence of a header are
     found from the first lines; without a header the columns are called ``x0, x1, ...``. Text columns are read and refused
@@ -36,7 +36,7 @@ def read_table(path: str | Path, *, sep: str | None = None) -> pd.DataFrame:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-        >>> _ = path.write_text("a;b\\n1,5;2\\n")
+        >>> _ = path.write_text("a;b\n1,5;2\n")
         >>> read_table(path).to_dict("list")
         {'a': [1.5], 'b': [2]}
     """
