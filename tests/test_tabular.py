@@ -264,6 +264,7 @@ def test_few_rows(n):
         (lambda f: f, {"weight": "w"}, DataError, "no column 'w'"),
         (lambda f: f, {"weight": np.zeros(600)}, DataError, "all weights are zero"),
         (lambda f: f, {"weight": np.ones(3)}, DataError, "weight has shape"),
+        (lambda f: f, {"weight": np.linspace(-1, 1, 600)}, DataError, "must be >= 0"),
         (lambda f: f, {"given": list("tbpkg")}, DataError, "at least one column that varies"),
         (lambda f: f, {"missing": "ignore"}, ConfigError, "missing"),
         (lambda f: f, {"test_fraction": 1.5}, ConfigError, "test_fraction"),

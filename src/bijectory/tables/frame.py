@@ -41,7 +41,7 @@ def to_frame(data: Any) -> pd.DataFrame:
             DataError,
             f"expected a table (rows, columns), got shape {array.shape}; use x[:, None] or x[None].",
         )
-        frame = pd.DataFrame(array, columns=generated_names(array.shape[1]))
+        frame = pd.DataFrame(array, columns=generated_names(array.shape[1]), copy=False)
     else:
         try:
             native = nw.from_native(data)
