@@ -14,6 +14,7 @@ from bijectory.tables import (
     Column,
     DataWarning,
     Schema,
+    Split,
     check_columns,
     infer_schema,
     preprocess,
@@ -373,6 +374,7 @@ def test_split_keeps_equal_rows_together_whatever_order_or_units():
 
 def test_split_of_few_rows_holds_less_out():
     x = np.random.default_rng(0).normal(size=(60, 2))
+    assert isinstance(split_rows(x), Split)
     assert [len(p) for p in vars(split_rows(x)).values()] == [48, 6, 6]
     assert [len(p) for p in vars(split_rows(x[:40])).values()] == [36, 4, 0]
     assert [len(p) for p in vars(split_rows(x[:5])).values()] == [5, 0, 0]

@@ -264,6 +264,7 @@ def test_few_rows(n):
         (lambda f: f, {"weight": "w"}, DataError, "no column 'w'"),
         (lambda f: f, {"weight": np.zeros(600)}, DataError, "all weights are zero"),
         (lambda f: f, {"weight": np.ones(3)}, DataError, "weight has shape"),
+        (lambda f: f, {"weight": np.linspace(-1, 1, 600)}, DataError, "must be >= 0"),
         (lambda f: f, {"given": list("tbpkg")}, DataError, "at least one column that varies"),
         (lambda f: f, {"missing": "ignore"}, ConfigError, "missing"),
         (lambda f: f, {"test_fraction": 1.5}, ConfigError, "test_fraction"),
@@ -348,3 +349,16 @@ def test_default_settings_follow_the_size():
     assert table_config(1000).batch_size == 256
     assert table_config(1_000_000).batch_size == 1024
     assert table_config(1000, batch_size=7, lr=1e-2).batch_size == 7
+    assert table_config(1_000_000).epochs == 60
+    assert table_config(1_000_000, time_budget=60.0).epochs is None
+
+
+def test_bad_rows_are_numbered_in_the_whole_table(fitted, monkeypatch):
+    monkeypatch.setattr("bijectory.apps.table_flow.CHUNK_BYTES", 1 << 14)
+    frame = mixed(200)
+    frame.loc[150, "t"] = np.nan
+    with pytest.raises(NonFiniteError, match="row 150, column 't'"):
+        fitted.model.score_samples(frame)
+    frame.loc[150, "t"], frame.loc[160, "b"] = 0.0, -1.0
+    with pytest.raises(DomainError, match="in row 160"):
+        fitted.model.score_samples(frame)

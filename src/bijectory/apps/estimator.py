@@ -28,7 +28,7 @@ class _FlowEstimator(BaseEstimator):
         check_finite(X, self._names(), "Fill or drop these values before fit.")
         weight = None
         if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         settings = {"validation_fraction": self.validation_fraction, "seed": seed, "progress": bool(self.verbose)}
         training = ("epochs", "batch_size", "lr", "patience", "time_budget")

@@ -15,7 +15,7 @@ from bijectory.io import load, save
 from bijectory.io.card import model_card
 from bijectory.io.fs import atomic_write
 from bijectory.tables import Column, Schema, to_frame
-from bijectory.tables.schema import NonFinite
+from bijectory.tables.schema import NonFinite, Rows
 
 CHUNK_BYTES = 1 << 26  # memory of one chunk in scoring and sampling, whatever the number of rows
 CELL_POINTS = 16  # places in a cell of dequantized columns at which the density is averaged
@@ -77,15 +77,16 @@ class TableFlow:
         Raises:
             NonFiniteError, DomainError, DataError: With row, column and value.
         """
-        rows = self.schema.encode(data, nonfinite)
-        out = np.empty(len(rows.x))
+        frame = self.schema.frame(data)
+        out = np.empty(len(frame))
         u = _cell_points(self.schema.targets)
         with torch.inference_mode():
-            for part in self._chunks(len(rows.x)):
-                c = self._context(rows.c, part)
-                scores = [self.flow.log_prob(self._tensor(self.schema.place(rows.x[part], v)), c) for v in u]
-                out[part] = (torch.stack(scores).logsumexp(0) - np.log(len(u))).cpu().numpy()
-        return np.where(rows.known == 0, out, rows.known)
+            for part, rows in self._read(frame, nonfinite):
+                c = self._context(rows.c)
+                scores = [self.flow.log_prob(self._tensor(self.schema.place(rows.x, v)), c) for v in u]
+                found = (torch.stack(scores).logsumexp(0) - np.log(len(u))).cpu().numpy()
+                out[part] = np.where(rows.known == 0, found, rows.known)
+        return out
 
     def score(self, data: Any) -> float:
         """Mean log-likelihood of the rows in nats (a mean, not a sum)."""
@@ -128,13 +129,12 @@ class TableFlow:
         Dequantized columns enter at the middle of their cell; rows that are not finite or out of bounds give NaN (with
         ``nonfinite="propagate"``).
         """
-        rows = self.schema.encode(data, nonfinite)
-        out = np.empty(rows.x.shape)
+        frame = self.schema.frame(data)
+        out = np.empty((len(frame), len(self.schema.targets)))
         with torch.inference_mode():
-            for part in self._chunks(len(out)):
-                x = self._tensor(self.schema.place(rows.x[part]))
-                out[part] = self.flow.to_latent(x, self._context(rows.c, part))[0].cpu().numpy()
-        out[~rows.valid] = np.nan
+            for part, rows in self._read(frame, nonfinite):
+                z, _ = self.flow.to_latent(self._tensor(self.schema.place(rows.x)), self._context(rows.c))
+                out[part] = np.where(rows.valid[:, None], z.cpu().numpy(), np.nan)
         index = data.index if isinstance(data, pd.DataFrame) else None
         return pd.DataFrame(out, columns=self.latent_names, index=index)
 
@@ -155,7 +155,11 @@ class TableFlow:
         out = np.empty(latent.shape)
         with torch.inference_mode():
             for part in self._chunks(len(out)):
-                out[part] = self.flow.to_data(self._tensor(latent[part]), self._context(c, part))[0].cpu().numpy()
+                out[part] = (
+                    self.flow.to_data(self._tensor(latent[part]), self._context(None if c is None else c[part]))[0]
+                    .cpu()
+                    .numpy()
+                )
         names = [column.name for column in self.schema.columns if column.role == "target"]
         frame = self._frame(out, names, None)
         return frame if index is None else frame.set_axis(index, axis=0)
@@ -163,10 +167,9 @@ class TableFlow:
     def audit(self, data: Any, *, seed: int = 0) -> Audit:
         """Audit the flow on rows (best held-out ones): round trips, log-determinant, mass, latents; see ``Flow.check``."""
         rows = self.schema.encode(data)
-        everything = slice(0, len(rows.x))
         u = np.random.default_rng(seed).random(rows.x.shape)  # dequantized columns fill their cells, as in training
         x = self._tensor(self.schema.place(rows.x, u))
-        return self.flow.check(x, self._context(rows.c, everything), seed=seed)
+        return self.flow.check(x, self._context(rows.c), seed=seed)
 
     def save(self, folder: str | Path, *, metadata: dict[str, Any] | None = None) -> None:
         """Write the run folder: ``schema.json``, ``config.json``, ``model.safetensors``, ``README.md`` (the model card)."""
@@ -223,8 +226,16 @@ class TableFlow:
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device())
 
-    def _context(self, c: np.ndarray | None, part: slice | np.ndarray) -> Tensor | None:
-        return None if c is None else self._tensor(c[part])
+    def _context(self, c: np.ndarray | None) -> Tensor | None:
+        return None if c is None else self._tensor(c)
+
+    def _read(self, frame: pd.DataFrame, nonfinite: NonFinite) -> Iterator[tuple[slice, Rows]]:
+        """Encode a frame chunk by chunk; a bad row is refused before the first chunk is handed out."""
+        chunks = list(self._chunks(len(frame)))
+        for part in chunks if nonfinite == "raise" else ():
+            self.schema.encode(frame.iloc[part], nonfinite, first=part.start)
+        for part in chunks:
+            yield part, self.schema.encode(frame.iloc[part], nonfinite, first=part.start)
 
     def _chunks(self, n: int) -> Iterator[slice]:
         """Slices of rows whose widest activations (weights' rows times a handful of copies) fit ``CHUNK_BYTES``."""

@@ -12,7 +12,12 @@ from bijectory.errors import DataError, check
 
 
 class DataWarning(UserWarning):
-    """Something about the data that the user should know; also recorded in ``Schema.notes``."""
+    """Something about the data that the user should know; also recorded in ``Schema.notes``.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", DataWarning)  # silences these and no others
+    """
 
 
 def to_frame(data: Any) -> pd.DataFrame:
@@ -36,7 +41,7 @@ def to_frame(data: Any) -> pd.DataFrame:
             DataError,
             f"expected a table (rows, columns), got shape {array.shape}; use x[:, None] or x[None].",
         )
-        frame = pd.DataFrame(array, columns=generated_names(array.shape[1]))
+        frame = pd.DataFrame(array, columns=generated_names(array.shape[1]), copy=False)
     else:
         try:
             native = nw.from_native(data)

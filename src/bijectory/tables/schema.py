@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bijectory.errors import CheckpointError, ConfigError, DataError, DomainError, NonFiniteError, check
 from bijectory.io.fs import atomic_write
-from bijectory.tables.frame import generated_names, to_frame, to_matrix
+from bijectory.tables.frame import check_columns, to_frame, to_matrix
 
 EDGE = 1e-6  # a value exactly on a bound is read as this fraction of the width (or of the scale) inside it
 Kind = Literal["numeric", "bounded", "positive", "heavy", "constant"]
@@ -132,6 +133,11 @@ class Schema(BaseModel):
         columns: One entry for each column.
         rows: Number of rows seen.
         notes: Warnings that were given while the table was read.
+
+    Example:
+        >>> schema = Schema(columns=(Column(name="a"), Column(name="b", role="given")), rows=10)
+        >>> schema.names, [c.name for c in schema.targets], [c.name for c in schema.givens]
+        (['a', 'b'], ['a'], ['b'])
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -161,41 +167,40 @@ class Schema(BaseModel):
         """Constant targets: outside the flow, scored as an exact match."""
         return [c for c in self.columns if c.role == "target" and c.kind == "constant"]
 
-    def matrix(self, data: Any, columns: list[Column] | None = None) -> np.ndarray:
-        """Numbers of the columns, float64: frames are matched by name, arrays by position.
+    def frame(self, data: Any, columns: list[Column] | None = None) -> pd.DataFrame:
+        """The rows as a frame that has the columns: frames are matched by name, arrays by position.
 
         Raises:
-            DataError: If a column is missing, is text, or an array has another number of columns.
+            DataError: If a column is missing, or an array has another number of columns.
         """
         names = [c.name for c in (self.columns if columns is None else columns)]
-        named = hasattr(data, "columns") or isinstance(data, dict)
         frame = to_frame(data)
-        if not named:
-            check(
-                frame.shape[1] == len(names),
-                DataError,
-                f"the array has {frame.shape[1]} columns, expected {len(names)}: {', '.join(names)}.",
-            )
-            if list(frame.columns) == generated_names(len(names)):
-                frame = frame.set_axis(names, axis=1)
-        return to_matrix(frame, names)
+        if not (hasattr(data, "columns") or isinstance(data, dict)):
+            width = frame.shape[1]
+            expected = f"expected {len(names)}: {', '.join(names)}."
+            check(width == len(names), DataError, f"the array has {width} columns, {expected}")
+            frame = frame.set_axis(names, axis=1)
+        check_columns(frame, names)
+        return frame
 
-    def encode(self, data: Any, nonfinite: NonFinite = "raise") -> Rows:
+    def encode(self, data: Any, nonfinite: NonFinite = "raise", *, first: int = 0) -> Rows:
         """Read rows for scoring.
 
         Args:
             data: A data frame (columns in any order, others ignored) or an array with the columns in order.
             nonfinite: "raise", or "propagate": NaN gives NaN, infinity and values outside the bounds give ``-inf``.
+            first: Number of the first row, for messages about a part of a table.
 
         Raises:
             NonFiniteError, DomainError, DataError: With the first row, the column and the value.
         """
         check(nonfinite in ("raise", "propagate"), ConfigError, f"nonfinite={nonfinite!r}; use 'raise' or 'propagate'.")
         columns = self.targets + self.givens + self.constants
-        values = self.matrix(data)[:, [self.names.index(c.name) for c in columns]]
+        names = [c.name for c in columns]
+        values = to_matrix(self.frame(data), names)
         if nonfinite == "raise":
-            check_finite(values, [c.name for c in columns], "Pass nonfinite='propagate' to get NaN for these rows.")
-            check_domain(values, columns)
+            check_finite(values, names, "Pass nonfinite='propagate' to get NaN for these rows.", first=first)
+            check_domain(values, columns, first=first)
         unknown = np.isnan(values).any(axis=1)
         n, known = len(self.targets), np.zeros(len(values))
         valid = np.ones(len(values), dtype=bool)
@@ -215,8 +220,9 @@ class Schema(BaseModel):
         """Read the given columns alone; None if the flow has none."""
         if not self.givens:
             return None
-        values = self.matrix(data, self.givens)
-        check_finite(values, [c.name for c in self.givens], "Fill or drop these rows.")
+        names = [c.name for c in self.givens]
+        values = to_matrix(self.frame(data, self.givens), names)
+        check_finite(values, names, "Fill or drop these rows.")
         check_domain(values, self.givens)
         return self._context(values)
 
@@ -261,30 +267,30 @@ class Schema(BaseModel):
             raise CheckpointError(f"{path} is not a JSON schema ({error}); restore it or fit again.") from None
 
 
-def check_finite(values: np.ndarray, names: list[str], remedy: str) -> None:
+def check_finite(values: np.ndarray, names: list[str], remedy: str, *, first: int = 0) -> None:
     """Refuse NaN and infinity; the message starts as in scikit-learn and names rows and columns."""
     finite = np.isfinite(values)
     if finite.all():
         return
     rows = np.flatnonzero(~finite.all(axis=1))
     columns = [names[k] for k in np.flatnonzero(~finite.all(axis=0))]
-    first = values[rows[0]]
-    k = int(np.flatnonzero(~np.isfinite(first))[0])
+    row = values[rows[0]]
+    k = int(np.flatnonzero(~np.isfinite(row))[0])
     what = "NaN" if np.isnan(values).any() else "infinity or a value too large for dtype('float64')"
     raise NonFiniteError(
-        f"Input X contains {what}. {len(rows)} of {len(values)} rows are affected (first: row {rows[0]}, column "
-        f"{names[k]!r} = {first[k]}), columns {', '.join(map(repr, columns[:8]))}. {remedy}"
+        f"Input X contains {what}. {len(rows)} of {len(values)} rows are affected (first: row {first + rows[0]}, column "
+        f"{names[k]!r} = {row[k]}), columns {', '.join(map(repr, columns[:8]))}. {remedy}"
     )
 
 
-def check_domain(values: np.ndarray, columns: list[Column]) -> None:
+def check_domain(values: np.ndarray, columns: list[Column], *, first: int = 0) -> None:
     """Refuse values outside the declared bounds; row, column and value are named."""
     for k, column in enumerate(columns):
         bad = np.flatnonzero(column.outside(values[:, k]))
         if len(bad):
             raise DomainError(
-                f"column {column.name!r} is {values[bad[0], k]:.10g} in row {bad[0]} ({len(bad)} such rows), outside its "
-                f"declared range {column.domain()}; correct the rows or declare another range."
+                f"column {column.name!r} is {values[bad[0], k]:.10g} in row {first + bad[0]} ({len(bad)} such rows), "
+                f"outside its declared range {column.domain()}; correct the rows or declare another range."
             )
 
 

@@ -10,7 +10,7 @@ TINY = 10  # below so many nothing is held out
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, each in the order of the table."""
+    """Row numbers of the three parts, each in the order of the table: what ``split_rows`` returns."""
 
     train: np.ndarray
     validation: np.ndarray
