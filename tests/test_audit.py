@@ -194,6 +194,7 @@ def test_bad_input():
 
 def test_the_result_is_strict_json_and_a_table():
     audit = plant("inverse")
+    assert isinstance(audit, bj.Audit)
     data = json.loads(json.dumps(audit.to_dict(), allow_nan=False))
     assert data["ok"] is False
     assert [r["name"] for r in data["rows"]] == [row[0] for row in audit.table()]

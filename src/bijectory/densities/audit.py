@@ -42,6 +42,16 @@ class Audit:
 
     Attributes:
         rows: The measurements, in order.
+
+    Example:
+        >>> audit = Audit((at_most("round trip of data", 2e-7, 1e-3), at_most("non-finite parameters", 1, 0, "in net")))
+        >>> print(audit)
+        check                  value       bound  verdict
+        round trip of data     2e-07       0.001  ok
+        non-finite parameters  1 (in net)  0      fail
+        fails: non-finite parameters
+        >>> audit.ok, audit["round trip of data"].verdict
+        (False, 'ok')
     """
 
     rows: tuple[Row, ...]

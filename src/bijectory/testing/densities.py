@@ -125,7 +125,7 @@ def density_gradients(s: Subject) -> None:
     require(bool(want.isfinite().all()), "the score (gradient of log_prob in x) is not finite")
     one = grad(p.log_prob)
     got = vmap(lambda v: one(v, None))(x) if c is None else vmap(one)(x, c)
-    require_close("vmap(grad(log_prob))", got, want, s.tolerance.ladj)
+    require_close("vmap(grad(log_prob))", got, want, 10 * s.tolerance.ladj)  # a derivative loses a digit
     if s.reparameterised:
         p.zero_grad()
         y = p.rsample(() if c is not None else (64,), c, generator=torch.Generator().manual_seed(1))
