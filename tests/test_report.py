@@ -2,14 +2,21 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from bijectory import FitConfig, fit_table
+from bijectory.apps import load_rows
 from bijectory.apps.baselines import fit_baselines
+from bijectory.errors import CheckpointError
+from bijectory.report import read_run, write_report
 from bijectory.report.content import Content, anomalies, interval, scores, verdicts
 from bijectory.report.html import render
+from bijectory.tables import DataWarning
 
 
 def content(shift=0.0, columns=("a", "b<script>"), n=400):
@@ -87,3 +94,56 @@ def test_page_is_self_contained_and_escaped(tmp_path, columns):
     assert html.count("data:image/png;base64,") == 5
     assert {p.stem for p in (tmp_path / "figures").glob("*.png")} >= {"corner", "likelihoods", "learning"}
     assert "toy &amp; co" in html
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder of a small conditional fit with a positive, a bounded and a constant column."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=600)
+    table = pd.DataFrame({"a": a, "b": np.exp(a + 0.3 * rng.normal(size=600)), "c": rng.beta(2, 3, 600), "k": 1.0})
+    folder = tmp_path_factory.mktemp("run") / "lognormal"
+    with pytest.warns(DataWarning, match="constant"):
+        fit_table(
+            table,
+            recipe="real_nvp",
+            recipe_args={"layers": 2, "hidden": (16,)},
+            given=["a"],
+            positive=["b"],
+            bounded={"c": (0, 1)},
+            config=FitConfig(epochs=30, batch_size=64, lr=1e-2, patience=None, progress=False),
+            out=folder,
+        )
+    return folder, table
+
+
+def test_run_folder_becomes_a_report(run):
+    folder, _ = run
+    html = write_report(folder).read_text(encoding="utf-8")
+    assert "given a" in html
+    assert "k = 1" in html
+    assert "residuals of a linear regression" in html
+    c = read_run(folder)
+    assert c.columns == ["b", "c"]
+    assert len(c.history) == 30
+    assert len(c.audit) > 5
+
+
+def test_baselines_of_a_run_are_in_the_units_of_the_data(run):
+    """The true conditional density is normal in log b and beta in c; the Gaussian baseline on log-like scale is close."""
+    folder, _ = run
+    c = read_run(folder)
+    held = c.heldout
+    a = load_rows(folder)["test"]["a"].to_numpy()
+    truth = stats.lognorm(0.3, scale=np.exp(a)).logpdf(held[:, 0]) + stats.beta(2, 3).logpdf(held[:, 1])
+    by_name = {b.name.split(",")[0]: b.mean for b in c.baselines}
+    assert truth.mean() - 1.0 < by_name["full Gaussian"] < truth.mean() + 0.1
+    assert abs(c.log_prob.mean() - truth.mean()) < 0.5
+
+
+def test_damaged_record_is_named(run, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(run[0], folder)
+    (folder / "audit.json").write_text('{"rows": [')
+    with pytest.raises(CheckpointError, match=r"audit\.json is damaged"):
+        read_run(folder)

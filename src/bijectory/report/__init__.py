@@ -1,1 +1,6 @@
 """One self-contained HTML file that says whether a fitted density can be trusted, and shows why."""
+
+from bijectory.report.content import Content, scores, verdicts
+from bijectory.report.run import read_run, write_report
+
+__all__ = ["Content", "read_run", "scores", "verdicts", "write_report"]
