@@ -205,6 +205,7 @@ def test_frozen_weights_give_the_same_numbers():
         ({"hidden": (0,)}, "hidden"),
         ({"net": MaskedMLP(3, 5)}, "this layer needs"),
         ({"net": MaskedMLP(3, 2), "order": (2, 1, 0)}, "another graph"),
+        ({"net": MaskedMLP(3, 2), "adjacency": ((0, 0, 0),) * 3}, "another graph"),
     ],
 )
 def test_bad_arguments(kw, words):

@@ -248,3 +248,13 @@ def test_weights_loaded_into_a_frozen_flow_count(case):
     frozen.load_state_dict(flow.state_dict())
     assert torch.allclose(frozen.log_prob(x, c), flow.log_prob(x, c), atol=1e-11)
     assert torch.allclose(frozen.to_data(x, c)[0], flow.to_data(x, c)[0], atol=1e-11)
+
+
+def test_frozen_flow_is_saved_as_the_plain_flow(case, tmp_path):
+    flow, x, c = case
+    frozen = flow.frozen()
+    bj.save(frozen, tmp_path / "flow")
+    loaded = bj.load(tmp_path / "flow")
+    assert torch.equal(loaded.log_prob(x, c), flow.log_prob(x, c))
+    assert not any(getattr(part, "is_frozen", False) for part in loaded.modules())
+    assert torch.allclose(frozen.log_prob(x, c), flow.log_prob(x, c), atol=1e-11)

@@ -1,6 +1,7 @@
 """Between a live model and what is stored of it: gather at save, verify by rebuilding, restore at load."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from bijectory.io import weights
 from bijectory.io.budget import Budget
 from bijectory.io.config import Config
 from bijectory.io.weights import DTYPES, Entry
+from bijectory.nets import Freezable
 from bijectory.spec import from_spec, to_spec
 from bijectory.spec.registry import is_library
 
@@ -36,6 +38,11 @@ def gather(model: nn.Module) -> Gathered:
     Raises:
         CheckpointError: If a part cannot be stored or would not come back as it is.
     """
+    if any(isinstance(part, Freezable) and part.is_frozen for part in model.modules()):
+        model = copy.deepcopy(model)  # an evaluation copy is stored as the plain model, with the same numbers
+        for part in model.modules():
+            if isinstance(part, Freezable):
+                part.thaw()
     described = to_spec(model)
     with constructing(torch.get_default_dtype()):
         rebuilt = from_spec(json.loads(json.dumps(described)))

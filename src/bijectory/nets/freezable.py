@@ -14,14 +14,23 @@ class Freezable(nn.Module, abc.ABC):
 
     Attributes:
         is_frozen: Whether ``freeze`` was called.
+        precomputed: Names of the buffers that are None unless frozen.
     """
 
     is_frozen: bool = False
+    precomputed: tuple[str, ...] = ()
 
     def freeze(self) -> None:
         """Precompute, once and for all: later changes of the weights (other than by loading) are not followed."""
         self.precompute()
         self.is_frozen = True
+
+    def thaw(self) -> None:
+        """Forget what was precomputed: the plain module again, with the same numbers."""
+        if self.is_frozen:
+            del self.is_frozen  # back to the default of the class
+            for name in self.precomputed:
+                setattr(self, name, None)
 
     @abc.abstractmethod
     def precompute(self) -> None:

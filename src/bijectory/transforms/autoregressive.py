@@ -66,8 +66,12 @@ class Autoregressive(Transform):
         got, want = (net.features, net.n_params, net.context), (features, bijection.n_params, context)
         check(got == want, ConfigError, f"net has (features, n_params, context) = {got}, this layer needs {want}.")
         same = order is None or tuple(order) == net.order
+        if adjacency is not None:
+            same = same and net.adjacency == tuple(tuple(map(bool, row)) for row in adjacency)
         check(
-            same, ConfigError, f"net was built for another graph than order={order}; leave order and adjacency to it."
+            same,
+            ConfigError,
+            "net was built for another graph than the one given here; leave the graph to the net.",
         )
         self.bijection, self.features, self.context, self.hidden = bijection, features, context, net.hidden
         self.order, self.adjacency, self.net = net.order, net.adjacency, net

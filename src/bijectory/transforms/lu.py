@@ -36,6 +36,7 @@ class LU(Transform, Freezable):
         (tensor([1., 1., 1.], grad_fn=<SelectBackward0>), torch.Size([5]))
     """
 
+    precomputed = ("_product", "_inverse")
     _product: Tensor | None
     _inverse: Tensor | None
 
