@@ -42,6 +42,12 @@ class TableFit:
         rows: The rows that were used (after rows with NaN or weight 0 were left out), all columns.
         scores: For each part its number of rows, mean log-likelihood in nats, and standard error.
         audit: Checks of the fitted flow on held-out rows (on training rows if nothing was held out), or None.
+
+    Example:
+        >>> rows = np.random.default_rng(0).normal(size=(200, 1))
+        >>> fitted = fit_table(rows, recipe="real_nvp", config=FitConfig(epochs=1, progress=False))
+        >>> len(fitted.train), len(fitted.validation), len(fitted.test), sorted(fitted.scores)
+        (160, 20, 20, ['test', 'train', 'validation'])
     """
 
     model: TableFlow

@@ -42,6 +42,11 @@ class Audit:
 
     Attributes:
         rows: The measurements, in order.
+
+    Example:
+        >>> audit = Audit((at_most("round trip", 2e-7, 1e-5), at_least("mass", 0.5, 0.9)))
+        >>> audit.ok, audit["mass"].verdict
+        (False, 'fail')
     """
 
     rows: tuple[Row, ...]

@@ -12,7 +12,12 @@ from bijectory.errors import DataError, check
 
 
 class DataWarning(UserWarning):
-    """Something about the data that the user should know; also recorded in ``Schema.notes``."""
+    """Something about the data that the user should know; also recorded in ``Schema.notes``.
+
+    Example:
+        >>> issubclass(DataWarning, UserWarning)
+        True
+    """
 
 
 def to_frame(data: Any) -> pd.DataFrame:

@@ -20,7 +20,7 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_table(path: str | Path, *, sep: str | None = None) -> pd.DataFrame:
-    """Read a table from CSV (also ``.gz``), Parquet, ``.npy`` or ``.npz``.
+    r"""Read a table from CSV (also ``.gz``), Parquet, ``.npy`` or ``.npz``.
 
     CSV: the delimiter (comma, semicolon, tab, bar), decimal commas beside semicolons, and the presence of a header are
     found from the first lines; without a header the columns are called ``x0, x1, ...``. Text columns are read and refused
@@ -32,6 +32,13 @@ def read_table(path: str | Path, *, sep: str | None = None) -> pd.DataFrame:
 
     Raises:
         DataError: If the file is missing, empty, a folder, not a table, or has repeated column names.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "rows.csv"
+        >>> _ = path.write_text("a;b\n1,5;2\n3,5;4\n")
+        >>> read_table(path)["a"].tolist()
+        [1.5, 3.5]
     """
     path = Path(path)
     if not path.exists():

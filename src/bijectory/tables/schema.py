@@ -132,6 +132,11 @@ class Schema(BaseModel):
         columns: One entry for each column.
         rows: Number of rows seen.
         notes: Warnings that were given while the table was read.
+
+    Example:
+        >>> schema = Schema(columns=(Column(name="a"), Column(name="b", role="given")), rows=10)
+        >>> schema.names, [c.name for c in schema.targets], [c.name for c in schema.givens]
+        (['a', 'b'], ['a'], ['b'])
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

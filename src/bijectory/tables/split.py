@@ -10,7 +10,13 @@ TINY = 10  # below so many nothing is held out
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, each in the order of the table."""
+    """Row numbers of the three parts, each in the order of the table.
+
+    Example:
+        >>> parts = split_rows(np.arange(100.0)[:, None])
+        >>> len(parts.train) + len(parts.validation) + len(parts.test)
+        100
+    """
 
     train: np.ndarray
     validation: np.ndarray
