@@ -1,0 +1,45 @@
+"""``bijectory fit``: learn the density of a table."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from bijectory.cli import options
+from bijectory.cli.plan import plan
+from bijectory.cli.words import Json, Quiet, Words
+
+
+def fit(
+    data: Annotated[Path, Argument(help="CSV (also .gz), Parquet, .npy or .npz.")],
+    *,
+    out: Annotated[Path, Option("--out", "-o", help="Run folder to write.")],
+    recipe: Annotated[str | None, Option(help="Architecture, see `bijectory list`.")] = None,
+    set_: Annotated[Words, Option("--set", metavar="NAME=VALUE", help="Argument of the recipe: layers=8.")] = None,
+    given: Annotated[Words, Option(metavar="COLUMNS", help="Columns to condition on: --given a,b.")] = None,
+    drop: Annotated[Words, Option(metavar="COLUMNS", help="Columns to leave out.")] = None,
+    bounded: Annotated[Words, Option(metavar="COLUMN=LOW:HIGH", help="Hard bounds: --bounded a=0:1.")] = None,
+    positive: Annotated[Words, Option(metavar="COLUMNS", help="Columns with values above 0 only.")] = None,
+    dequantize: Annotated[Words, Option(metavar="COLUMNS", help="Discrete columns.")] = None,
+    missing: Annotated[str | None, Option(metavar="raise|drop", help="Rows with missing values.")] = None,
+    weight: Annotated[str | None, Option(metavar="COLUMN", help="Column with the weights of the rows.")] = None,
+    epochs: Annotated[int | None, Option(help="Passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, Option(help="Rows of a step.")] = None,
+    lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
+    time_budget: Annotated[str | None, Option(metavar="TIME", help="Stop after 90s, 10m or 1.5h of training.")] = None,
+    seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
+    config: Annotated[Path | None, Option(help="Options from a TOML or JSON file; those given here win.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the run in the folder.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the density of a table and write a run folder."""
+    words: dict[str, Any] = {"recipe": recipe, "recipe_args": options.settings(set_), "given": given, "drop": drop}
+    words |= {"bounded": options.bounds(bounded), "positive": positive, "dequantize": dequantize, "missing": missing}
+    words |= {"weight": weight, "epochs": epochs, "batch_size": batch_size, "lr": lr, "time_budget": time_budget}
+    wanted = plan(config, words | {"seed": seed})
+    options.claim(out, resume=resume, overwrite=overwrite)
+    from bijectory.cli.fitting import run_fit
+
+    run_fit(data, wanted, out, resume=resume, json=json, quiet=quiet)

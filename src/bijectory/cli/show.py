@@ -1,0 +1,30 @@
+"""``bijectory show``: what is in a run folder."""
+
+from bijectory.cli.output import print_table, write_json
+from bijectory.cli.words import Json, Run
+
+
+def show(
+    run: Run,
+    *,
+    json: Json = False,
+) -> None:
+    """Show the columns, the training and the scores of a run."""
+    from bijectory.cli.summary import summarise
+
+    found = summarise(run)
+    if json:
+        write_json(found)
+        return
+    print_table(["run", str(run)], [[k, str(v)] for k, v in found["facts"].items()])
+    print()
+    rows = [[str(v) for v in column.values()] for column in found["columns"]]
+    print_table(["column", "role", "kind", "range", "centre", "scale"], rows)
+    print()
+    parts = [
+        [k, str(s["rows"]), f"{s['log_likelihood']:.4f}", f"{s['standard_error']:.4f}"]
+        for k, s in found["scores"].items()
+    ]
+    print_table(["part", "rows", "nats a row", "standard error"], parts)
+    for note in found["notes"]:
+        print(f"note: {note}")
