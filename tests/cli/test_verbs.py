@@ -128,7 +128,7 @@ def test_doctor_finds_this_installation_healthy(cli):
 
 def test_help_and_version(cli):
     assert cli("--version").out.strip() == bj.__version__
-    for verb in ("fit", "sample", "score", "show", "report", "demo", "list", "doctor"):
+    for verb in ("fit", "sample", "score", "show", "list", "doctor"):
         answer = cli(verb, "--help")
         assert answer.code == 0
         assert "Usage: bijectory" in answer.out

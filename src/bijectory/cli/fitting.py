@@ -5,14 +5,12 @@ from typing import Any
 
 import typer
 
-from bijectory.apps import TableFit, fit_table
-from bijectory.apps.tabular import table_config
+from bijectory.apps import TableFit, fit_table, table_config
 from bijectory.cli import options
 from bijectory.cli.output import say, write_json
 from bijectory.cli.plan import Plan
 from bijectory.errors import ConvergenceError, check
-from bijectory.tables import read_table
-from bijectory.tables.frame import check_columns
+from bijectory.tables import check_columns, read_table
 
 
 def run_fit(data: Path, wanted: Plan, out: Path, *, resume: bool, json: bool, quiet: bool) -> TableFit:
