@@ -3,7 +3,19 @@
 import numpy as np
 import pandas as pd
 
-QUICK = ("--recipe", "real_nvp", "--set", "layers=2", "--set", "hidden=16,16", "--seed", "1", "--epochs", "3")
+QUICK = (
+    "--recipe",
+    "real_nvp",
+    "--set",
+    "layers=2",
+    "--set",
+    "hidden=16,16",
+    "--seed",
+    "1",
+    "--no-report",
+    "--epochs",
+    "3",
+)
 
 
 def banana(rows=300):

@@ -101,6 +101,13 @@ def test_settings_of_a_config_file(fit, tmp_path):
     refused(fit(banana(), "--config", config), 2, "bounded.c")
 
 
+def test_overwrite_takes_only_a_run(fit, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").write_text("mine")
+    refused(fit(banana(), "--overwrite"), 2, "not a run folder")
+    assert (tmp_path / "run" / "README.md").exists()
+
+
 def test_wrong_folder(cli, table, tmp_path):
     refused(cli("score", tmp_path, table), 4, "config.json")
     refused(cli("sample", tmp_path / "nowhere"), 4, "nowhere")

@@ -103,6 +103,36 @@ def test_sample_of_a_conditional_density(cli, conditional, tmp_path):
     assert "conditional" in missing.err
 
 
+def test_report_is_one_file_and_fit_writes_it(cli, run_folder, table, tmp_path):
+    assert not (run_folder / "report.html").exists()
+    path = cli("report", run_folder).out.strip()
+    assert path == str(run_folder / "report.html")
+    assert "<html" in (run_folder / "report.html").read_text()
+    words = [w for w in QUICK if w != "--no-report"]
+    assert "report.html" in cli("fit", table, "--out", tmp_path / "run", *words).err
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_demo_goes_from_a_photograph_to_a_report(cli, tmp_path, monkeypatch):
+    from bijectory.cli import showing
+
+    monkeypatch.setattr(
+        showing, "load_sample_image", lambda name: np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    )
+    monkeypatch.setattr(showing, "DRAWS", 500)
+    out = tmp_path / "demo"
+    for _ in range(2):  # an earlier demonstration is replaced
+        answer = cli("demo", "-o", out, "--time-budget", "1s")
+        assert answer.code == 0, answer.err
+    for word in ("this flow", "full Gaussian", "mixture", "kernel density", "2,400 pixels", str(out / "report.html")):
+        assert word in answer.out
+    assert (out / "report.html").exists()
+    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert cli("demo", "-o", tmp_path / "mine").code == 2
+
+
 def test_show_tells_what_is_in_a_run(cli, run_folder):
     text = cli("show", run_folder).out
     for word in ("real_nvp", "bounded", "[0, 1]", "validation", "parameters"):
@@ -128,7 +158,7 @@ def test_doctor_finds_this_installation_healthy(cli):
 
 def test_help_and_version(cli):
     assert cli("--version").out.strip() == bj.__version__
-    for verb in ("fit", "sample", "score", "show", "list", "doctor"):
+    for verb in ("fit", "sample", "score", "show", "report", "demo", "list", "doctor"):
         answer = cli(verb, "--help")
         assert answer.code == 0
         assert "Usage: bijectory" in answer.out

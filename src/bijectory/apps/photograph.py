@@ -38,7 +38,7 @@ def pixels(image: Array, *, seed: int = 0) -> pd.DataFrame:
 def bounds(image: Array) -> dict[str, tuple[float, float]]:
     """The range of each column of ``pixels``."""
     height, width, _ = image.shape
-    return {"x": (0, width), "y": (0, height)} | dict.fromkeys(COLUMNS[2:], (0, 256))
+    return {"x": (0.0, float(width)), "y": (0.0, float(height)), **dict.fromkeys(COLUMNS[2:], (0.0, 256.0))}
 
 
 def paint(rows: pd.DataFrame, height: int, width: int, *, shrink: int = 2) -> Array:

@@ -6,9 +6,11 @@ import typer
 from typer import Option
 
 import bijectory
+from bijectory.cli.demo import demo
 from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
 from bijectory.cli.list import list_recipes
+from bijectory.cli.report import report
 from bijectory.cli.sample import sample
 from bijectory.cli.score import score
 from bijectory.cli.show import show
@@ -38,6 +40,6 @@ def common(
     """Normalizing flows for tables: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, doctor):
+for verb in (fit, sample, score, show, report, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)

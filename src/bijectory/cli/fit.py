@@ -31,6 +31,7 @@ def fit(
     config: Annotated[Path | None, Option(help="Options from a TOML or JSON file; those given here win.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace the run in the folder.")] = False,
+    no_report: Annotated[bool, Option("--no-report", help="Do not write report.html.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,4 +43,4 @@ def fit(
     options.claim(out, resume=resume, overwrite=overwrite)
     from bijectory.cli.fitting import run_fit
 
-    run_fit(data, wanted, out, resume=resume, json=json, quiet=quiet)
+    run_fit(data, wanted, out, resume=resume, report=not no_report, json=json, quiet=quiet)

@@ -10,10 +10,11 @@ from bijectory.cli import options
 from bijectory.cli.output import say, write_json
 from bijectory.cli.plan import Plan
 from bijectory.errors import ConvergenceError, check
+from bijectory.report import write_report
 from bijectory.tables import check_columns, read_table
 
 
-def run_fit(data: Path, wanted: Plan, out: Path, *, resume: bool, json: bool, quiet: bool) -> TableFit:
+def run_fit(data: Path, wanted: Plan, out: Path, *, resume: bool, report: bool, json: bool, quiet: bool) -> TableFit:
     """Read, fit, and say how it went.
 
     Raises:
@@ -43,10 +44,9 @@ def run_fit(data: Path, wanted: Plan, out: Path, *, resume: bool, json: bool, qu
             print(line)
     if result.signal:
         raise typer.Exit(128 + result.signal)
-    say(
-        f"written to {out}; next: bijectory score {out} {data} · bijectory sample {out} -n 1000 · bijectory report {out}",
-        quiet=quiet,
-    )
+    if report:
+        say(f"report: {write_report(out)}", quiet=quiet)
+    say(f"next: bijectory score {out} {data} · bijectory sample {out} -n 1000 · bijectory show {out}", quiet=quiet)
     return fitted
 
 

@@ -111,6 +111,8 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
         ConfigError,
         f"--out {out} is not empty; go on with --resume, replace the run with --overwrite, or name another folder.",
     )
+    ours = empty or not overwrite or (out / "schema.json").exists()
+    check(ours, ConfigError, f"--overwrite: {out} is not empty and not a run folder; name another folder.")
 
 
 def claim_demo(out: Path) -> None:
