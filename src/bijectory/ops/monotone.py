@@ -23,6 +23,9 @@ from torch import Tensor
 _GROWTH = 8.0
 
 
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # new in torch 2.7
+
+
 def monotone_inverse(
     f: Callable[..., Tensor],
     y: Tensor,
@@ -58,7 +61,7 @@ def monotone_inverse(
         fixed = tuple(p.detach() for p in params)
         x, residual = _solve(lambda v: f(v, *fixed), y.detach(), lower, upper, iterations, expansions)
         x, residual = x.detach(), residual.detach()
-    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+    if torch.is_grad_enabled() and not _is_exporting():
         x = _attach(f, _attach(f, x, y, params), y, params)
     return x, residual
 
