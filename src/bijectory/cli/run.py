@@ -32,8 +32,9 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: The words of the command line, ``sys.argv[1:]`` if None.
     """
-    # Threads that wait by spinning make a step 20 times slower when others use the cores; read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch loads libgomp: threads that spin long for each other make every step several times slower when other
+    # programs use the cores; this little costs nothing on a quiet machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     try:
