@@ -28,9 +28,14 @@ types: setup
 docs: setup
 	@$(RUN) scripts/docs.py
 
-bench: setup
-	@for program in benchmarks/*.py; do echo "== $$program"; $(RUN) $$program || exit 1; done
+bench: .venv-bench/ready
+	@.venv-bench/bin/python benchmarks/autoregressive_sampling.py
+
+.venv-bench/ready: benchmarks/requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt -e .
+	@touch $@
 
 clean:
-	rm -rf .venv build dist demo-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
+	rm -rf .venv .venv-bench build dist demo-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
