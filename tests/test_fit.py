@@ -344,6 +344,19 @@ def test_progress_is_on_stderr_and_can_be_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_terminal_gets_its_cursor_back_after_an_error(capsys, monkeypatch):
+    class Fails(Callback):
+        def on_step(self, run):
+            raise RuntimeError("no")
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    with pytest.raises(RuntimeError, match="no"):
+        fit(flow(), rows(), config=FitConfig(epochs=2), callbacks=[Fails()])
+    shown = capsys.readouterr().err
+    assert "\x1b[?25l" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
 def test_metrics_are_json_lines(tmp_path):
     result = fit(flow(), rows(), config=quiet(epochs=3, out=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -79,8 +79,12 @@ def fit(
         }
         session = Session(config, identity)
         loop = Loop(model, params, train, valid, objective, config, session, interrupts, callbacks)
-        loop.open()
-        return loop.close(loop.train_until_reason())
+        try:
+            loop.open()
+            return loop.close(loop.train_until_reason())
+        finally:
+            if loop.progress is not None:
+                loop.progress.close()
 
 
 class Loop:
@@ -105,7 +109,8 @@ class Loop:
         self.batch_size = min(config.batch_size, len(train))
         self.batches = -(-len(train) // self.batch_size)  # per epoch
         self.total_steps = config.total_steps(self.batches)
-        self.callbacks = [*callbacks, *([Progress(self.done)] if config.progress else [])]
+        self.progress = Progress(self.done) if config.progress else None
+        self.callbacks = [*callbacks, *([self.progress] if self.progress else [])]
         self.signum: int | None = None
         self.report: str | None = None
         self.run = new_run(model, params, config)

@@ -4,19 +4,19 @@ import errno
 import json
 import math
 import os
-import shutil
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+
 from bijectory.io.fs import atomic_write
 from bijectory.training.callbacks import Callback
 from bijectory.training.state import FitResult, Run
-
-INTERVAL = 0.1  # seconds between updates of a terminal line
 
 
 class Metrics:
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 class Progress(Callback):
-    """One line per validation, at most one a second off a terminal; on a terminal one live line.
+    """One line per epoch; on a terminal, a live bar with the last of them instead.
 
     Args:
         fraction: ``run -> part done`` in [0, 1].
@@ -84,40 +84,42 @@ class Progress(Callback):
 
     def __init__(self, fraction: Callable[[Run], float]) -> None:
         self.fraction = fraction
-        self.live = sys.stderr.isatty()
-        self._shown = -1.0
-        self._last = ""
+        self.console = Console(stderr=True, highlight=False)
+        self.bar = None
+        if self.console.is_terminal:
+            columns = (BarColumn(20), TaskProgressColumn(), TextColumn("step {task.fields[step]}  {task.description}"))
+            self.bar = rich.progress.Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task("", total=1.0, step=0)
+
+    def on_start(self, run: Run) -> None:
+        if self.bar is not None:
+            self.bar.start()
 
     def on_step(self, run: Run) -> None:
-        if self.live:
-            self._draw(run)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=min(1.0, self.fraction(run)), step=run.step)
 
     def on_epoch(self, run: Run, record: dict[str, float]) -> None:
-        self._last = describe(record, best=run.best_epoch == record["epoch"])
-        if self.live:
-            self._draw(run)
-        elif time.monotonic() - self._shown >= 1 or self.fraction(run) >= 1:
-            self._shown = time.monotonic()
-            print(self._last, file=sys.stderr, flush=True)
+        line = describe(record, best=run.best_epoch == record["epoch"])
+        if self.bar is not None:
+            self.bar.update(self.task, description=line)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def on_stop(self, run: Run, result: FitResult) -> None:
-        if self.live:
-            sys.stderr.write("\r\x1b[K")
+        self.close()
         best = "" if math.isnan(result.best_val) else f", best validation {result.best_val:.4f} nats"
         reason = result.stop_reason.replace("_", " ")
-        print(f"{reason} after {result.steps} steps, {result.seconds:.1f} s{best} (epoch {result.best_epoch})",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"{reason} after {result.steps} steps, {result.seconds:.1f} s{best} (epoch {result.best_epoch})",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    def _draw(self, run: Run) -> None:
-        now = time.monotonic()
-        if now - self._shown < INTERVAL:
-            return
-        self._shown = now
-        done = min(1.0, self.fraction(run))
-        bar = "━" * round(20 * done) + "─" * (20 - round(20 * done))
-        line = f"{bar} {done:4.0%} step {run.step}  {self._last}"
-        sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
-        sys.stderr.flush()
+    def close(self) -> None:
+        """Give the terminal back, after an error too; further calls do nothing."""
+        if self.bar is not None:
+            self.bar.stop()
 
 
 def describe(record: dict[str, Any], *, best: bool) -> str:
