@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bijectory as bj
-from bijectory.errors import ContextError, DtypeError, ShapeError
+from bijectory.errors import ConfigError, ContextError, DtypeError, ShapeError
 from laws.cases import randomize
 
 
@@ -45,3 +45,33 @@ def test_bad_input_names_the_remedy(call, error, words):
     with pytest.raises(error) as info:
         call(flow)
     assert words in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: bj.Flow(None, bj.StandardNormal(2)), "transform must be a Transform, got NoneType"),
+        (lambda: bj.Flow(bj.StandardNormal(2), bj.Permutation((1, 0))), "transform must be a Transform"),
+        (lambda: bj.Flow(bj.Permutation((1, 0)), bj.StandardNormal), "the class StandardNormal; call it"),
+        (lambda: bj.Flow(bj.Permutation((1, 0)), bj.StandardNormal(2), embed=3), "embed must be a Module"),
+        (lambda: bj.Inverse(bj.Affine()), "transform must be a Transform"),
+        (lambda: bj.Elementwise(bj.Affine, 2), "the class Affine; call it"),
+        (lambda: bj.Coupling("affine", [True, False]), "bijection must be a Bijection"),
+        (lambda: bj.Autoregressive(None, 2), "bijection must be a Bijection"),
+        (lambda: bj.StandardNormal(0), "positive int"),
+        (lambda: bj.StandardNormal(2.5), "got 2.5"),
+        (lambda: bj.StudentT(()), "positive int"),
+        (lambda: bj.BoxUniform((2, -1)), "positive int"),
+    ],
+)
+def test_constructors_refuse_what_is_not_a_part(build, words):
+    with pytest.raises(ConfigError) as info:
+        build()
+    assert words in str(info.value)
+
+
+def test_an_empty_network_of_the_users_own_is_not_replaced():
+    """``nn.Sequential()`` is falsy, and still what the user asked for."""
+    own = torch.nn.Sequential()
+    assert bj.Coupling(bj.Shift(), [True, False], net=own).net is own
+    assert bj.Elementwise(bj.Shift(), 3, context=3, net=own).net is own

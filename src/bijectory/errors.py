@@ -59,3 +59,10 @@ def check(condition: bool, error: type[FlowError], message: str) -> None:  # noq
     """Raise ``error(message)`` unless ``condition`` holds (an ``assert`` that survives ``python -O``)."""
     if not condition:
         raise error(message)
+
+
+def check_type(value: object, kind: type, name: str) -> None:
+    """Raise ``ConfigError`` unless ``value`` is an instance of ``kind``; a class passed for its instance is told apart."""
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}; call it" if isinstance(value, type) else f"{type(value).__name__} {value!r}"
+        raise ConfigError(f"{name} must be a {kind.__name__}, got {got}.")

@@ -6,9 +6,24 @@ A base density is a ``Density``; so is a ``Flow`` (a transform over a base), and
 """
 
 import abc
+import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from bijectory.errors import ConfigError, check
+
+
+def as_event_shape(event_shape: int | Sequence[int]) -> torch.Size:
+    """A number of features or a shape as ``torch.Size``; every dimension must be a positive int."""
+    try:
+        sizes = tuple(operator.index(n) for n in (event_shape if isinstance(event_shape, Sequence) else (event_shape,)))
+    except TypeError:
+        sizes = ()
+    ok = bool(sizes) and all(n >= 1 for n in sizes)
+    check(ok, ConfigError, f"event_shape must be a positive int or a tuple of them, got {event_shape!r}.")
+    return torch.Size(sizes)
 
 
 class Density(nn.Module, abc.ABC):

@@ -10,6 +10,7 @@ from bijectory.densities.base import Density
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.measure import audit
 from bijectory.densities.validate import check_batches, check_context, check_events, check_shape
+from bijectory.errors import check_type
 from bijectory.nets import Freezable
 from bijectory.ops.shape import expand_to_context, feature_major
 from bijectory.transforms.base import Transform
@@ -35,6 +36,10 @@ class Flow(Density):
 
     def __init__(self, transform: Transform, base: Density, embed: nn.Module | None = None) -> None:
         super().__init__()
+        check_type(transform, Transform, "transform")
+        check_type(base, Density, "base")
+        if embed is not None:
+            check_type(embed, nn.Module, "embed")
         self.transform, self.base, self.embed = transform, base, embed
         self.event_shape = transform.data_shape(base.event_shape)
         self.context = max(transform.context, base.context)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.densities.base import Density
+from bijectory.densities.base import Density, as_event_shape
 from bijectory.errors import ConfigError, check
 from bijectory.ops.shape import draw_shape
 
@@ -45,7 +45,7 @@ class GaussianMixture(Density):
         super().__init__()
         check(components >= 1, ConfigError, f"components must be at least 1, got {components}.")
         check(spread >= 0, ConfigError, f"spread must not be negative, got {spread!r}.")
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = as_event_shape(event_shape)
         self.components, self.spread = components, spread
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(spread * torch.randn(components, *self.event_shape))

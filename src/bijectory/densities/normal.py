@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.densities.base import Density
+from bijectory.densities.base import Density, as_event_shape
 from bijectory.errors import ConfigError, ContextError, check
 from bijectory.nets import MLP
 from bijectory.ops.scalar import soft_bound
@@ -28,7 +28,7 @@ class StandardNormal(Density):
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = as_event_shape(event_shape)
         self.register_buffer("_like", torch.empty(0), persistent=False)  # carries dtype and device
 
     def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
@@ -84,7 +84,7 @@ class DiagonalNormal(Density):
             ConfigError,
             f"max_log_scale must be a positive finite number, got {max_log_scale!r}.",
         )
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = as_event_shape(event_shape)
         self.context, self.hidden, self.max_log_scale = context, tuple(hidden), max_log_scale
         self.register_parameter("loc", None if context else nn.Parameter(torch.zeros(self.event_shape)))
         self.register_parameter("log_scale", None if context else nn.Parameter(torch.zeros(self.event_shape)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.densities.base import Density
+from bijectory.densities.base import Density, as_event_shape
 from bijectory.errors import ConfigError, check
 from bijectory.ops.shape import draw_shape, sum_event
 
@@ -48,7 +48,7 @@ class StudentT(Density):
         self, event_shape: int | Sequence[int], dof: float | Sequence[float] = 5.0, *, learn: bool = True
     ) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = as_event_shape(event_shape)
         self.dof, self.learn = dof, learn
         try:
             value = torch.tensor(dof, dtype=torch.float64).expand(self.event_shape)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bijectory.densities.base import Density
+from bijectory.densities.base import Density, as_event_shape
 from bijectory.errors import ConfigError, check
 from bijectory.ops.shape import draw_shape, sum_event
 
@@ -35,7 +35,7 @@ class BoxUniform(Density):
 
     def __init__(self, event_shape: int | Sequence[int], lower: Bound = 0.0, upper: Bound = 1.0) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.event_shape = as_event_shape(event_shape)
         self.lower, self.upper = lower, upper
         try:
             low, high = (torch.tensor(b, dtype=torch.float64).expand(self.event_shape) for b in (lower, upper))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bijectory.bijections.base import Bijection
-from bijectory.errors import ConfigError, check
+from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MaskedMLP
 from bijectory.ops.shape import expand_to_context, sum_event, to_planes
 from bijectory.transforms.base import Transform
@@ -61,6 +61,7 @@ class Autoregressive(Transform):
         net: MaskedMLP | None = None,
     ) -> None:
         super().__init__()
+        check_type(bijection, Bijection, "bijection")
         check(bijection.n_params >= 1, ConfigError, f"{bijection} has no parameters to condition; use Elementwise.")
         net = net or MaskedMLP(features, bijection.n_params, hidden, context, order, adjacency)
         got, want = (net.features, net.n_params, net.context), (features, bijection.n_params, context)

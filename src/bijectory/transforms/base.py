@@ -13,6 +13,8 @@ import abc
 import torch
 from torch import Tensor, nn
 
+from bijectory.errors import check_type
+
 
 class Transform(nn.Module, abc.ABC):
     """An invertible layer.
@@ -73,6 +75,7 @@ class Inverse(Transform):
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
+        check_type(transform, Transform, "transform")
         self.transform = transform
         self.event_dim, self.latent_event_dim = transform.latent_event_dim, transform.event_dim
         self.exact, self.context = transform.exact, transform.context

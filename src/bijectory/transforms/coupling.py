@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.bijections.base import Bijection
-from bijectory.errors import ConfigError, check
+from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MLP
 from bijectory.ops.shape import expand_to_context, sum_event, take, to_planes
 from bijectory.transforms.base import Transform
@@ -50,6 +50,7 @@ class Coupling(Transform):
         net: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_type(bijection, Bijection, "bijection")
         self.mask = tuple(bool(m) for m in mask)
         kept = [i for i, m in enumerate(self.mask) if m]
         moved = [i for i, m in enumerate(self.mask) if not m]
@@ -67,7 +68,7 @@ class Coupling(Transform):
         order = torch.tensor(kept + moved)
         self.register_buffer("_order", order, persistent=False)
         self.register_buffer("_rank", order.argsort(), persistent=False)
-        self.net = net or MLP(len(kept), bijection.n_params * len(moved), hidden, context)
+        self.net = MLP(len(kept), bijection.n_params * len(moved), hidden, context) if net is None else net
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         n = self.n_kept

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.bijections.base import Bijection
-from bijectory.errors import ConfigError, check
+from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MLP
 from bijectory.ops.shape import expand_to_context, sum_event, to_planes
 from bijectory.transforms.base import Transform
@@ -41,12 +41,14 @@ class Elementwise(Transform):
         net: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_type(bijection, Bijection, "bijection")
         check(features >= 1, ConfigError, f"features must be at least 1, got {features}.")
         self.bijection, self.features, self.context, self.hidden = bijection, features, context, tuple(hidden)
         outputs = bijection.n_params * features
         # A family without parameters owns none: an empty Parameter would never get a gradient.
         self.phi = nn.Parameter(torch.zeros(bijection.n_params, features)) if outputs and not context else None
-        self.net = (net or MLP(0, outputs, hidden, context)) if context and outputs else None
+        built = MLP(0, outputs, hidden, context) if net is None and context and outputs else net
+        self.net = built if context and outputs else None
 
     def _planes(self, x: Tensor, c: Tensor | None) -> Tensor:
         if self.phi is not None:
