@@ -1,6 +1,6 @@
 """A flow put together by hand, a scalar family of one's own, and the laws that it must obey.
 
-    python examples/custom_layers.py
+python examples/custom_layers.py
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from bijectory.testing import check_bijection
 
 @dataclasses.dataclass(frozen=True)
 class Cubic(bj.Bijection):
-    """y = x + a x^3 with a >= 0: monotone, inverted by Cardano's formula; the identity at a = 0 is phi = -inf, here a > 0."""
+    """y = x + a x^3 with a > 0: monotone, inverted by Cardano's formula; starts at a = log 2 + 0.001 for phi = 0."""
 
     n_params = 1
 

@@ -1,0 +1,29 @@
+"""The example programs run and find what they say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name, monkeypatch):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # its classes can be pickled
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_conditional_density_is_calibrated(capsys, monkeypatch):
+    coverage = load("conditional_density", monkeypatch).main(rows=2000, epochs=15)
+    assert coverage == pytest.approx(0.9, abs=0.04)
+    assert "every check holds" in capsys.readouterr().out
+
+
+def test_custom_layers_obey_the_laws_and_learn(capsys, monkeypatch):
+    nats = load("custom_layers", monkeypatch).main()
+    assert nats < 4.0  # the entropy of the data is 3 (1/2 log 2 pi e) - log 2 = 3.56 nats
+    assert "every check holds" in capsys.readouterr().out
