@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bijectory.apps import TableFlow, load_rows
 from bijectory.apps.baselines import Baseline, fit_baselines
+from bijectory.apps.tabular import KEPT_ROWS
 from bijectory.errors import CheckpointError, DataError
 from bijectory.io import load_metadata
 from bijectory.report.content import Content
@@ -94,9 +95,11 @@ def _baselines(model: TableFlow, train: pd.DataFrame, heldout: pd.DataFrame, see
     if c is not None and c_held is not None:
         slopes, *_ = np.linalg.lstsq(_with_one(c), z, rcond=None)
         z, z_held = z - _with_one(c) @ slopes, z_held - _with_one(c_held) @ slopes
-    remark = "of the residuals of a linear regression" if c is not None else ""
+    remarks = ["of the residuals of a linear regression"] if c is not None else []
+    if len(train) == KEPT_ROWS:  # the flow may have seen more
+        remarks.append(f"from the {KEPT_ROWS:,} training rows that the run keeps")
     return [
-        Baseline(b.name, b.log_prob + ladj, "; ".join(filter(None, (b.note, remark))))
+        Baseline(b.name, b.log_prob + ladj, "; ".join(filter(None, (b.note, *remarks))))
         for b in fit_baselines(z, z_held, seed=seed)
     ]
 
