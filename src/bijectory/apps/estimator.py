@@ -82,7 +82,7 @@ class FlowDensity(DensityMixin, TransformerMixin, _FlowEstimator):
         dequantize: Names of discrete columns to which noise of one lattice step is added.
         epochs: Passes over the data; None chooses.
         batch_size: Rows of a step; None chooses.
-        lr: Learning rate.
+        lr: Peak learning rate; None chooses.
         patience: Epochs without improvement before training stops; None chooses.
         validation_fraction: Part of the rows for early stopping.
         time_budget: Seconds of training, or None.
@@ -113,7 +113,7 @@ class FlowDensity(DensityMixin, TransformerMixin, _FlowEstimator):
         dequantize: Iterable[str] | Mapping[str, float | None] | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         patience: int | None = None,
         validation_fraction: float = 0.1,
         time_budget: float | None = None,
@@ -207,7 +207,7 @@ class FlowOutlier(OutlierMixin, _FlowEstimator):
         dequantize: Names of discrete columns.
         epochs: Passes over the data; None chooses.
         batch_size: Rows of a step; None chooses.
-        lr: Learning rate.
+        lr: Peak learning rate; None chooses.
         patience: Epochs without improvement before training stops; None chooses.
         validation_fraction: Part of the rows for early stopping.
         time_budget: Seconds of training, or None.
@@ -238,7 +238,7 @@ class FlowOutlier(OutlierMixin, _FlowEstimator):
         dequantize: Iterable[str] | Mapping[str, float | None] | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         patience: int | None = None,
         validation_fraction: float = 0.1,
         time_budget: float | None = None,

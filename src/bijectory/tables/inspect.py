@@ -77,7 +77,9 @@ def infer_schema(
     for name in names:
         kinds = [a for a in ("bounded", "positive", "heavy") if name in arguments[a]]
         check(len(kinds) <= 1, ConfigError, f"column {name!r} is declared both {' and '.join(kinds)}; choose one.")
-    check_finite(values, list(names), "Fill these values, or pass missing='drop' to leave rows with NaN out.")
+    check_finite(
+        values, list(names), "Fill these values, or pass missing='drop' (--missing drop) to leave rows with NaN out."
+    )
 
     columns = []
     for k, name in enumerate(names):
