@@ -26,6 +26,7 @@ def generated():
     return {
         readme: with_table(readme.read_text(), recipe_table()),
         recipes: with_table(recipes.read_text(), recipe_details()),
+        ROOT / "docs" / "families.md": families(),
         ROOT / "docs" / "reference.md": reference(),
     }
 
@@ -57,6 +58,60 @@ def recipe_details():
         if len(text) > 1:
             parts.append(arguments(text[1]))
     return "\n".join(parts)
+
+
+FAMILIES = """# What each family costs
+
+Every recipe, scalar family and layer: what its two directions cost, what the log-determinant costs beside the map,
+whether it is exact, and where it comes from. Generated from the registry and the classes by `make docs`; a test counts
+network passes and root searches and holds the table to it.
+
+*one pass*: every network once. *by features*: one feature (or patch) after another, about the arithmetic of one pass in as
+many steps. *root*: a bracketed scalar root, differentiable by the implicit function theorem, same time for every
+element; *root by features*: one in each step. *fixed point*: the networks once an iteration. *integral*: the network once
+in each step of a solver. `d` is the number of features.
+"""
+
+
+def families():
+    recipes = [
+        f"| `{r.name}` | {r.density} | {r.sampling} | {r.ladj} | {'yes' if r.exact else 'no'} | {r.paper}, {r.year} |"
+        for r in by_year()
+    ]
+    scalars = [
+        f"| `{name}` | {cell(value)} | {value.solver} | {papers(value)} |"
+        for name, value in concrete(bijectory.bijections, bijectory.Bijection)
+    ]
+    layers = [
+        f"| `{name}` | {cell(value)} | {value.solver} | {value.ladj_cost} | {papers(value)} |"
+        for name, value in concrete(bijectory.transforms, bijectory.Transform)
+    ]
+    tables = [
+        "## Recipes\n\n| recipe | density | sampling | log-det | exact | paper |\n|---|---|---|---|---|---|\n",
+        *(row + "\n" for row in recipes),
+        "\n## Scalar families\n\nThe log-determinant costs `O(1)` for each scalar, both ways.\n\n",
+        "| family | what it is | inverse | paper |\n|---|---|---|---|\n",
+        *(row + "\n" for row in scalars),
+        "\n## Layers\n\n| layer | what it is | inverse | log-det | paper |\n|---|---|---|---|---|\n",
+        *(row + "\n" for row in layers),
+    ]
+    return FAMILIES + "\n" + "".join(tables)
+
+
+def concrete(room, base):
+    """Names and values of the concrete public classes of a room that derive from ``base``."""
+    found = ((n, getattr(room, n)) for n in room.__all__)
+    return [(n, v) for n, v in found if isinstance(v, type) and issubclass(v, base) and not inspect.isabstract(v)]
+
+
+def cell(value):
+    """The first line of a docstring, fit for a table."""
+    return first_line(value).replace("|", r"\vert ")
+
+
+def papers(value):
+    """The arXiv numbers of a docstring."""
+    return ", ".join(dict.fromkeys(re.findall(r"arXiv:(\d{4}\.\d{4,5})", inspect.getdoc(value) or ""))) or "textbook"
 
 
 def arguments(block):

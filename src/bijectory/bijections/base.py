@@ -8,12 +8,19 @@ Law: at ``phi = 0`` a family is the identity, or the starting map that its docst
 """
 
 import abc
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 
 class Bijection(abc.ABC):
-    """A monotone scalar map with raw parameters ``phi``; subclasses are frozen dataclasses, one idea a file."""
+    """A monotone scalar map with raw parameters ``phi``; subclasses are frozen dataclasses, one idea a file.
+
+    Attributes:
+        solver: How ``inverse`` is computed, in the same time for every element.
+    """
+
+    solver: ClassVar[Literal["closed form", "bracketed root"]] = "closed form"
 
     @property
     @abc.abstractmethod

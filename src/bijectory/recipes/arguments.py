@@ -5,7 +5,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bijectory.errors import ConfigError, check
 
@@ -51,6 +51,8 @@ class Signature:
             fits, expected = _number(value), "a finite number"
         elif hint is bool:
             fits, expected = isinstance(value, bool), "True or False"
+        elif get_origin(hint) is Literal:
+            fits, expected = value in get_args(hint), f"one of {', '.join(map(repr, get_args(hint)))}"
         elif hint == Sequence[int]:
             listed = isinstance(value, Sequence) and not isinstance(value, str)
             fits, expected = listed and all(_whole(v, 1) for v in value), "a list of integers of at least 1"

@@ -28,6 +28,7 @@ def affine_steps(features: int, context: int, layers: int, hidden: Sequence[int]
 @recipe(
     paper="Masked Autoregressive Flow for Density Estimation, Papamakarios, Pavlakou, Murray, arXiv:1705.07057",
     year=2017,
+    sampling="by features",
 )
 def maf(features: int, context: int = 0, *, layers: int = 5, hidden: Sequence[int] = (128, 128)) -> Flow:
     """Affine autoregressive layers with the order reversed in turn: density in one pass, sampling feature by feature.
@@ -49,7 +50,9 @@ def maf(features: int, context: int = 0, *, layers: int = 5, hidden: Sequence[in
 
 
 @recipe(
-    paper="Improving Variational Inference with Inverse Autoregressive Flow, Kingma et al., arXiv:1606.04934", year=2016
+    paper="Improving Variational Inference with Inverse Autoregressive Flow, Kingma et al., arXiv:1606.04934",
+    year=2016,
+    density="by features",
 )
 def iaf(features: int, context: int = 0, *, layers: int = 5, hidden: Sequence[int] = (128, 128)) -> Flow:
     """Inverse affine autoregressive layers: sampling (with its density) in one pass, density of data feature by feature.
@@ -68,7 +71,11 @@ def iaf(features: int, context: int = 0, *, layers: int = 5, hidden: Sequence[in
     return Flow(Chain(*(Inverse(step) for step in steps)), StandardNormal(features))
 
 
-@recipe(paper="Neural Spline Flows, Durkan, Bekasov, Murray, Papamakarios, arXiv:1906.04032", year=2019)
+@recipe(
+    paper="Neural Spline Flows, Durkan, Bekasov, Murray, Papamakarios, arXiv:1906.04032",
+    year=2019,
+    sampling="by features",
+)
 def nsf_ar(
     features: int,
     context: int = 0,

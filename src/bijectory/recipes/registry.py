@@ -5,13 +5,21 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Literal, ParamSpec
 
 from bijectory.densities import Flow
 from bijectory.errors import ConfigError
 from bijectory.recipes.arguments import Signature
 
 P = ParamSpec("P")
+
+Cost = Literal["one pass", "by features", "root", "root by features", "fixed point", "integral"]
+"""What a direction costs beside arithmetic that any flow needs.
+
+``one pass``: every network once. ``by features``: one feature (or patch) after another, about the arithmetic of one pass in
+as many steps. ``root``: one pass and a bracketed scalar root. ``root by features``: a root in each of those steps.
+``fixed point``: the networks once in each iteration. ``integral``: the network once in each step of a solver.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,11 @@ class Recipe:
         build: The function that returns the flow.
         paper: Title, authors, arXiv number.
         year: Year of publication.
+        density: What data -> latent costs.
+        sampling: What latent -> data costs.
+        ladj: What the log-determinant costs beside the map, in the number of features ``d``.
+        exact: False where the log-determinant is an estimate or a bound.
+        event: ``features`` for rows of a table, ``image`` for ``(channels, height, width)``.
         summary: First line of the function's docstring.
     """
 
@@ -30,14 +43,39 @@ class Recipe:
     build: Callable[..., Flow]
     paper: str
     year: int
+    density: Cost
+    sampling: Cost
+    ladj: str
+    exact: bool
+    event: Literal["features", "image"]
     summary: str
 
 
 RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(*, paper: str, year: int) -> Callable[[Callable[P, Flow]], Callable[P, Flow]]:
-    """Register a function ``(features, context=0, *, ...) -> Flow`` under its own name; its arguments are checked."""
+def recipe(
+    *,
+    paper: str,
+    year: int,
+    density: Cost = "one pass",
+    sampling: Cost = "one pass",
+    ladj: str = "O(d)",
+    exact: bool = True,
+) -> Callable[[Callable[P, Flow]], Callable[P, Flow]]:
+    """Register a function that returns a ``Flow`` under its own name; its arguments are checked.
+
+    Its signature is ``(features, context=0, *, ...)``, or ``(shape, context=0, *, ...)`` for images of shape
+    ``(channels, height, width)``.
+
+    Args:
+        paper: Title, authors, arXiv number.
+        year: Year of publication.
+        density: What data -> latent costs.
+        sampling: What latent -> data costs.
+        ladj: What the log-determinant costs beside the map.
+        exact: False where the log-determinant is an estimate or a bound.
+    """
 
     def register(build: Callable[P, Flow]) -> Callable[P, Flow]:
         accepted = Signature(build)
@@ -48,7 +86,10 @@ def recipe(*, paper: str, year: int) -> Callable[[Callable[P, Flow]], Callable[P
             return build(*call.args, **call.kwargs)
 
         summary = (inspect.getdoc(build) or "").split("\n", 1)[0]
-        RECIPES[build.__name__] = Recipe(build.__name__, checked, paper, year, summary)
+        event: Literal["features", "image"] = "image" if "shape" in inspect.signature(build).parameters else "features"
+        RECIPES[build.__name__] = Recipe(
+            build.__name__, checked, paper, year, density, sampling, ladj, exact, event, summary
+        )
         return checked
 
     return register

@@ -47,6 +47,7 @@ class Autoregressive(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
+    solver = "by features"
     _topological: Tensor
     _rank: Tensor
 

@@ -9,6 +9,7 @@ printable and storable as a JSON specification.
 """
 
 import abc
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,12 @@ class Transform(nn.Module, abc.ABC):
         latent_event_dim: The same of ``z``; differs only in layers that reshape.
         exact: False where the log-determinant is an unbiased estimate or a bound.
         context: Width of the context that the layer reads, 0 for none.
+        solver: How ``inverse`` is computed (with closed-form scalar families, where it takes one).
+        ladj_cost: What the log-determinant costs beside the map, in the number of features ``d``.
     """
 
+    solver: ClassVar[Literal["closed form", "by features", "bracketed root", "fixed point", "integral"]] = "closed form"
+    ladj_cost: ClassVar[str] = "O(d)"
     event_dim: int = 1
     latent_event_dim: int = 1
     exact: bool = True

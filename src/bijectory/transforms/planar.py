@@ -47,6 +47,8 @@ class Planar(Transform):
         (torch.Size([5, 2]), torch.Size([5]))
     """
 
+    solver = "bracketed root"
+
     def __init__(
         self, features: int, context: int = 0, hidden: Sequence[int] = (128, 128), net: nn.Module | None = None
     ) -> None:
