@@ -1,0 +1,10 @@
+"""One module for each library: ``build(family, features)`` returns an object with the operations that the library has.
+
+Every contestant has the same architecture: couplings with alternating halves or autoregressive layers with the order
+reversed in turn, two hidden layers of 128 ReLU units, 8 spline bins on [-5, 5]. Where a library cannot express that exactly
+(flowjax permutes instead of reversing, distrax has no autoregressive layer) the difference costs or saves next to nothing.
+"""
+
+COUPLINGS, AUTOREGRESSIVE, HIDDEN, BINS, BOUND, PLANAR = 6, 5, (128, 128), 8, 5.0, 16
+FAMILIES = ("real_nvp", "nsf_coupling", "maf", "nsf_ar", "planar")
+OPERATIONS = ("log_prob", "train", "sample", "sample_log_prob")
