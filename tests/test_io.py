@@ -52,8 +52,9 @@ def test_every_case_gives_equal_outputs(case, context, tmp_path):
     old, new = model.state_dict(), again.state_dict()
     assert list(old) == list(new)
     assert all(torch.equal(old[n], new[n]) and old[n].dtype == new[n].dtype for n in old)
-    shape = model.event_shape if hasattr(model, "event_shape") else (case.features,)
-    x = case.domain(torch.randn(5, *shape, generator=torch.Generator().manual_seed(1)))
+    x = case.domain(
+        torch.randn(5, *case.subject(context, torch.float32).event_shape, generator=torch.Generator().manual_seed(1))
+    )
     c = torch.randn(5, context) if context else None
     torch.manual_seed(0)
     a = model(x, c)

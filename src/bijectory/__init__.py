@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
-    from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -58,14 +58,19 @@ if TYPE_CHECKING:
         ActNorm,
         Autoregressive,
         Chain,
+        Conv1x1,
         Coupling,
         Elementwise,
+        Haar,
+        ImageCoupling,
         Inverse,
+        Multiscale,
         Partition,
         Permutation,
         Planar,
         Radial,
         Reshape,
+        Squeeze,
         Standardize,
         Transform,
         random_permutation,
@@ -88,6 +93,7 @@ __all__ = [
     "Callback",
     "Chain",
     "Checkerboard",
+    "Conv1x1",
     "Coupling",
     "Data",
     "DataWarning",
@@ -106,10 +112,13 @@ __all__ = [
     "GaussianGrid",
     "GaussianMixture",
     "GaussianRing",
+    "Haar",
+    "ImageCoupling",
     "Inverse",
     "LeakyReLU",
     "Log",
     "Logit",
+    "Multiscale",
     "Partition",
     "Permutation",
     "Planar",
@@ -123,6 +132,7 @@ __all__ = [
     "Sigmoid",
     "SinhArcsinh",
     "Softplus",
+    "Squeeze",
     "StandardNormal",
     "Standardize",
     "StudentT",
@@ -135,6 +145,7 @@ __all__ = [
     "YeoJohnson",
     "fit",
     "fit_table",
+    "glow",
     "iaf",
     "load",
     "load_metadata",

@@ -12,12 +12,13 @@ from torch.nn.functional import softplus
 
 import bijectory as bj
 from bijectory.testing import Subject, randomize
-from bijectory.testing.subject import unchanged
+from bijectory.testing.subject import everywhere, unchanged
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
 FEATURES = 4
 CONTEXT = 3
+IMAGE = (2, 4, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Case:
         domain: Maps standard normal noise into the domain of ``forward``.
         range: Maps standard normal noise into the range of ``forward`` (domain of ``inverse``).
         start: A bijection's map at ``phi = 0``.
+        support: Where a density is defined.
         saturates: Flattens out in floating point, so points at 1e6 cannot come back.
+        weights: Size of the trained-like weights.
         context_free: Outputs that may ignore the context.
         idle: Regular expressions of parameters that may receive no gradient.
         reparameterised: Draws of a density carry gradients.
@@ -45,7 +48,9 @@ class Case:
     domain: Callable[[torch.Tensor], torch.Tensor] = unchanged
     range: Callable[[torch.Tensor], torch.Tensor] = unchanged
     start: Callable[[torch.Tensor], torch.Tensor] = unchanged
+    support: Callable[[torch.Tensor], torch.Tensor] = everywhere
     saturates: bool = False
+    weights: float = 0.3
     context_free: tuple[int, ...] = ()
     idle: tuple[str, ...] = ()
     reparameterised: bool = True
@@ -63,7 +68,9 @@ class Case:
             domain=self.domain,
             range=self.range,
             start=self.start,
+            support=self.support,
             saturates=self.saturates,
+            weights=self.weights,
             context_free=self.context_free,
             idle=self.idle,
             reparameterised=self.reparameterised,
@@ -77,6 +84,16 @@ from_between = lambda x: torch.logit((x + 2) / 5)
 def _partition(c: int) -> bj.Partition:
     affine = bj.Coupling(bj.Affine(), (True, False), c, hidden=(8,))
     return bj.Partition(affine, bj.Chain(), bj.Elementwise(bj.SinhArcsinh(), 1, c, (8,)), groups=[(3, 1), (2,), (0,)])
+
+
+def _coupling(channels: int, mask: str, c: int) -> bj.ImageCoupling:
+    return bj.ImageCoupling(bj.Affine(), channels, mask, swap=True, context=c, hidden=4)
+
+
+def _multiscale(c: int) -> bj.Multiscale:
+    """The first level does not read the context."""
+    last = bj.Chain(bj.Haar(), bj.ActNorm(16, event_dim=3), bj.ImageCoupling(bj.Affine(), 16, context=c, hidden=4))
+    return bj.Multiscale(bj.Chain(bj.Squeeze(), bj.Conv1x1(8)), last, shape=IMAGE)
 
 
 BIJECTIONS = [
@@ -125,6 +142,14 @@ TRANSFORMS = [
     Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
     Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
     Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
+    Case("ActNorm-image", lambda _: bj.ActNorm(2, event_dim=3), (0,), features=IMAGE),
+    Case("Squeeze", lambda _: bj.Squeeze(), (0,), features=IMAGE),
+    Case("Haar", lambda _: bj.Haar(), (0,), features=IMAGE),
+    Case("Conv1x1", lambda _: bj.Conv1x1(5, seed=2), (0,), features=(5, 2, 1)),
+    Case("ImageCoupling", lambda c: bj.ImageCoupling(bj.Affine(), 3, context=c, hidden=4), features=(3, 2, 2)),
+    Case("ImageCoupling-swap", lambda c: _coupling(3, "channels", c), features=(3, 2, 2)),
+    Case("ImageCoupling-checkerboard", lambda c: _coupling(1, "checkerboard", c), features=(1, 3, 4)),
+    Case("Multiscale", _multiscale, features=IMAGE, context_free=tuple(range(24))),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -153,6 +178,15 @@ DENSITIES = [
     _target("Checkerboard", lambda: bj.Checkerboard()),
 ]
 
+# Two bits a pixel. Draws of wild weights would crowd at the bounds of the pixels, where float32 has no digits left.
+PIXELS = {
+    "features": (1, 2, 2),
+    "domain": lambda x: 4 * torch.sigmoid(x),
+    "support": lambda x: ((x >= 0) & (x < 4)).flatten(1).all(1),
+    "saturates": True,
+    "weights": 0.15,
+}
+
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
     Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
@@ -160,6 +194,7 @@ RECIPES = [
     Case("iaf", lambda c: bj.iaf(FEATURES, c, layers=2, hidden=(16,))),
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
+    Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -21,12 +21,17 @@ def unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def everywhere(x: Tensor) -> Tensor:
+    """The support of a density on all of R^n: ``(rows, ...) -> (rows,)``."""
+    return torch.ones(len(x), dtype=torch.bool, device=x.device)
+
+
 def randomize(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
     """Give every parameter trained-like values, in place: matrices ~ N(0, (2 scale)^2 / fan-in), others ~ N(0, scale^2)."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
-            width = 2.0 / max(p.shape[-1], 1) ** 0.5 if p.dim() >= 2 else 1.0
+            width = 2.0 / max(p[:1].numel(), 1) ** 0.5 if p.dim() >= 2 else 1.0
             p.copy_(torch.randn(p.shape, generator=g) * scale * width)
     return module
 
@@ -53,7 +58,9 @@ class Subject:
         domain: Maps normal noise ``(*batch, *event_shape)`` into the domain of ``forward``.
         range: Maps normal noise into the domain of ``inverse``.
         start: ``x -> y`` of a bijection at ``phi = 0``; the identity by default.
+        support: Rows of data -> booleans: where a density is defined; outside it may give NaN.
         saturates: The map flattens out in floating point far out (a sigmoid), so extremes cannot come back.
+        weights: Size of the trained-like weights, the scale of ``randomize``.
         context_free: Outputs that may ignore the context.
         idle: Names of parameters that may receive no gradient.
         reparameterised: A density whose draws carry gradients.
@@ -68,7 +75,9 @@ class Subject:
     domain: Callable[[Tensor], Tensor] = unchanged
     range: Callable[[Tensor], Tensor] = unchanged
     start: Callable[[Tensor], Tensor] = unchanged
+    support: Callable[[Tensor], Tensor] = everywhere
     saturates: bool = False
+    weights: float = 0.3
     context_free: tuple[int, ...] = ()
     idle: tuple[str, ...] = ()
     reparameterised: bool = True
@@ -92,7 +101,7 @@ class Subject:
     def trained(self) -> Any:
         """A new build with trained-like weights, the same for every call."""
         built = self.fresh()
-        return randomize(built, self.seed) if isinstance(built, nn.Module) else built
+        return randomize(built, self.seed, self.weights) if isinstance(built, nn.Module) else built
 
     def noise(self, *shape: int, salt: int = 0) -> Tensor:
         """Standard normal numbers, drawn in float64 so that every dtype sees the same."""

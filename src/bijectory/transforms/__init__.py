@@ -3,29 +3,38 @@
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.chain import Chain
+from bijectory.transforms.conv1x1 import Conv1x1
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
+from bijectory.transforms.image_coupling import ImageCoupling
 from bijectory.transforms.lu import LU
+from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
 from bijectory.transforms.partition import Partition
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
+from bijectory.transforms.squeeze import Haar, Squeeze
 
 __all__ = [
     "LU",
     "ActNorm",
     "Autoregressive",
     "Chain",
+    "Conv1x1",
     "Coupling",
     "Elementwise",
+    "Haar",
+    "ImageCoupling",
     "Inverse",
+    "Multiscale",
     "Partition",
     "Permutation",
     "Planar",
     "Radial",
     "Reshape",
+    "Squeeze",
     "Standardize",
     "Transform",
     "random_permutation",

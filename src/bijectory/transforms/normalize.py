@@ -4,6 +4,7 @@ Both are set from training data, once and explicitly, by ``initialize`` (``fit``
 ``inverse``. Whether that has happened is a buffer: a loaded layer is not set again.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -78,12 +79,15 @@ class ActNorm(Transform):
     r"""Trained scaling :math:`z = (x - \mu) e^{-s}` that starts at zero mean and unit variance of its input.
 
     The identity until ``initialize`` sets :math:`\mu` and :math:`s` from training data; both are trained from there.
+    With ``event_dim=3`` there is one :math:`\mu` and :math:`s` for each channel of an image, and each pixel counts in the
+    log-determinant :math:`-H W \sum_i s_i`.
 
     Args:
-        features: Number of features.
+        features: Number of features, or of channels.
+        event_dim: Dimensions of an event; the first of them is scaled. 1 for vectors, 3 for ``(channels, height, width)``.
 
     Raises:
-        ConfigError: If ``features < 1``.
+        ConfigError: If ``features < 1`` or ``event_dim < 1``.
         DataError, NonFiniteError: From ``initialize``, when the data do not determine a scale.
 
     References:
@@ -98,23 +102,35 @@ class ActNorm(Transform):
 
     initialised: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, event_dim: int = 1) -> None:
         super().__init__()
         check(features >= 1, ConfigError, f"features must be at least 1, got {features}.")
+        check(event_dim >= 1, ConfigError, f"event_dim must be at least 1, got {event_dim}.")
         self.features = features
+        self.event_dim = self.latent_event_dim = event_dim
         self.loc = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialised", torch.tensor(False))  # noqa: FBT003
 
+    def extra_repr(self) -> str:
+        return f"{self.features}, event_dim={self.event_dim}"
+
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return (x - self.loc) * (-self.log_scale).exp(), (-self.log_scale.sum()).expand(x.shape[:-1])
+        return (x - self._spread(self.loc)) * self._spread((-self.log_scale).exp()), -self._total(x)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z * self.log_scale.exp() + self.loc, self.log_scale.sum().expand(z.shape[:-1])
+        return z * self._spread(self.log_scale.exp()) + self._spread(self.loc), self._total(z)
+
+    def _spread(self, value: Tensor) -> Tensor:
+        return value if self.event_dim == 1 else value.reshape(-1, *(1,) * (self.event_dim - 1))
+
+    def _total(self, x: Tensor) -> Tensor:
+        batch = x.dim() - self.event_dim
+        return (math.prod(x.shape[batch + 1 :]) * self.log_scale.sum()).expand(x.shape[:batch])
 
     def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
         if not self.initialised:
-            mean, deviation = moments(x)
+            mean, deviation = moments(x.movedim(-self.event_dim, -1))
             with torch.no_grad():
                 self.loc.copy_(mean)
                 self.log_scale.copy_(deviation.log())

@@ -1,0 +1,49 @@
+r"""Kernels for images ``(*batch, channels, height, width)``, with any batch shape, none and empty included."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve with zero padding that keeps height and width.
+
+    Args:
+        x: ``(*batch, i, height, width)``.
+        weight: ``(o, i, k, k)`` with odd ``k``.
+        bias: ``(o,)`` or None.
+    """
+    batch = x.shape[:-3]
+    flat = x if x.dim() == 4 else x.reshape(math.prod(batch), *x.shape[-3:])
+    out = F.conv2d(flat, weight, bias, padding=weight.shape[-1] // 2)
+    return out if x.dim() == 4 else out.reshape(*batch, *out.shape[-3:])
+
+
+def squeeze(x: Tensor, factor: int) -> Tensor:
+    """Blocks of pixels to channels: ``(*batch, C, H, W) -> (*batch, C f f, H/f, W/f)``.
+
+    Channel ``(c f + i) f + j`` of the result holds the pixels ``(i, j)`` of the blocks of channel ``c``.
+    """
+    *batch, c, h, w = x.shape
+    blocks = x.reshape(*batch, c, h // factor, factor, w // factor, factor)
+    return blocks.movedim(-1, -4).movedim(-2, -4).reshape(*batch, c * factor**2, h // factor, w // factor)
+
+
+def unsqueeze(z: Tensor, factor: int) -> Tensor:
+    """Undo ``squeeze``."""
+    *batch, c, h, w = z.shape
+    blocks = z.reshape(*batch, c // factor**2, factor, factor, h, w)
+    return blocks.movedim(-4, -2).movedim(-4, -1).reshape(*batch, c // factor**2, h * factor, w * factor)
+
+
+def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
+    """Booleans ``(height, width)``, True where row plus column is even."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return (rows.unsqueeze(-1) + columns) % 2 == 0
+
+
+def image_planes(raw: Tensor, n_params: int) -> Tensor:
+    """Split a conditioner's output ``(*batch, P * C, H, W)`` into planes ``(P, *batch, C, H, W)``; a view, no copy."""
+    return raw.unflatten(-3, (n_params, -1)).movedim(-4, 0)
