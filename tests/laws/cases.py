@@ -104,6 +104,11 @@ BIJECTIONS = [
     Case("RationalQuadratic-linear", lambda _: bj.RationalQuadratic(5, 2.0, "linear"), (0,)),
     Case("RationalQuadratic-circular", lambda _: bj.RationalQuadratic(5, 2.0, "circular"), (0,)),
     Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(4, 3.0, precision="float64"), (0,)),
+    *(
+        Case(f"{family.__name__}-{tails}", lambda _, f=family, t=tails: f(4, 3.0, t), (0,))
+        for family in (bj.LinearSpline, bj.QuadraticSpline, bj.CubicSpline, bj.LinearRational)
+        for tails in ("identity", "linear", "circular")
+    ),
     Case("Exp", lambda _: bj.Exp(), (0,), range=torch.exp, start=torch.exp, saturates=True),
     Case("Arcsinh", lambda _: bj.Arcsinh(), contexts=(0,), range=torch.asinh, start=torch.asinh, saturates=True),
     Case("LeakyReLU", lambda _: bj.LeakyReLU(), (0,)),

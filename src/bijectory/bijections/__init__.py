@@ -3,9 +3,13 @@
 from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
+from bijectory.bijections.cubic_spline import CubicSpline
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.leaky_relu import LeakyReLU
+from bijectory.bijections.linear_rational import LinearRational
+from bijectory.bijections.linear_spline import LinearSpline
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
 from bijectory.bijections.yeo_johnson import YeoJohnson
@@ -14,10 +18,14 @@ __all__ = [
     "Affine",
     "Arcsinh",
     "Bijection",
+    "CubicSpline",
     "Exp",
     "LeakyReLU",
+    "LinearRational",
+    "LinearSpline",
     "Log",
     "Logit",
+    "QuadraticSpline",
     "RationalQuadratic",
     "Shift",
     "Sigmoid",

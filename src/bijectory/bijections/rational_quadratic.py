@@ -1,12 +1,12 @@
 """The monotone rational-quadratic spline of neural spline flows."""
 
 import dataclasses
-import math
 from typing import Literal
 
 from torch import Tensor
 
 from bijectory.bijections.base import Bijection
+from bijectory.bijections.spline_arguments import check_spline
 from bijectory.errors import ConfigError, check
 from bijectory.ops.spline import SplineGrid, Tails, rational_quadratic, rational_quadratic_inverse
 
@@ -59,23 +59,7 @@ class RationalQuadratic(Bijection):
     precision: Literal["input", "float64"] = "input"
 
     def __post_init__(self) -> None:
-        _integer(self.bins)
-        number = _number("bound", self.bound)
-        check(number > 0, ConfigError, f"bound must be positive, got {self.bound!r}.")
-        check(
-            self.tails in ("identity", "linear", "circular"),
-            ConfigError,
-            f"tails must be 'identity', 'linear' or 'circular', got {self.tails!r}.",
-        )
-        width = _number("min_bin", self.min_bin)
-        check(
-            0 < width < 1 / self.bins,
-            ConfigError,
-            f"min_bin must be above 0 and below 1 / bins = {1 / self.bins:.4g}, got {self.min_bin!r}; "
-            "lower min_bin or use fewer bins.",
-        )
-        slope = _number("min_slope", self.min_slope)
-        check(0 < slope < 1, ConfigError, f"min_slope must lie between 0 and 1, got {self.min_slope!r}.")
+        check_spline(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
         check(
             self.precision in ("input", "float64"),
             ConfigError,
@@ -97,14 +81,3 @@ class RationalQuadratic(Bijection):
 
     def inverse(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         return rational_quadratic_inverse(y, phi, self._grid)
-
-
-def _number(name: str, value: object) -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    check(ok, ConfigError, f"{name} must be a finite number, got {value!r}.")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _integer(bins: object) -> None:
-    ok = isinstance(bins, int) and not isinstance(bins, bool) and bins >= 2
-    check(ok, ConfigError, f"bins must be an integer of at least 2, got {bins!r}.")

@@ -23,7 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bijectory.ops.spline_bins import Bin, SplineGrid, Tails, free, gather, scan
+from bijectory.ops.spline_bins import (
+    Bin,
+    SplineGrid,
+    Tails,
+    at_least_single,
+    enter,
+    free,
+    gather,
+    scan,
+    working,
+)
 
 __all__ = ["SplineGrid", "Tails", "rational_quadratic", "rational_quadratic_inverse"]
 
@@ -71,8 +81,8 @@ def _apply(function: type[torch.autograd.Function], x: Tensor, phi: Tensor, grid
 
 def _forward(x: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(x.dtype, phi.dtype)
-    x, phi = _working(x, phi, grid)
-    inner, outside, turns = _enter(x, grid)
+    x, phi = working(x, phi, grid)
+    inner, outside, turns = enter(x, grid)
     u = (inner + grid.bound) / (2 * grid.bound)
     at = scan(u, phi, grid, along=0) if fused else gather(u, phi, grid, along=0)[0]
     t = ((u - at.x) / at.w).clamp(0, 1)
@@ -85,13 +95,13 @@ def _forward(x: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) ->
         y = y + turns
     else:
         y, ladj = torch.where(outside, x, y), ladj.masked_fill(outside, 0)
-    return y.to(dtype), ladj.to(_at_least_single(dtype))
+    return y.to(dtype), ladj.to(at_least_single(dtype))
 
 
 def _inverse(y: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(y.dtype, phi.dtype)
-    y, phi = _working(y, phi, grid)
-    inner, outside, turns = _enter(y, grid)
+    y, phi = working(y, phi, grid)
+    inner, outside, turns = enter(y, grid)
     v = (inner + grid.bound) / (2 * grid.bound)
     at = scan(v, phi, grid, along=1) if fused else gather(v, phi, grid, along=1)[0]
     t, rest = _root(((v - at.y) / at.h).clamp(0, 1), at)
@@ -104,29 +114,7 @@ def _inverse(y: Tensor, phi: Tensor, grid: SplineGrid, *, fused: bool = True) ->
         x = x + turns
     else:
         x, ladj = torch.where(outside, y, x), ladj.masked_fill(outside, 0)
-    return x.to(dtype), ladj.to(_at_least_single(dtype))
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _working(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
-    """Bring both to the working precision: float32 at least (so also under autocast), float64 when asked."""
-    dtype = torch.float64 if grid.double else _at_least_single(torch.promote_types(x.dtype, phi.dtype))
-    return x.to(dtype), phi.to(dtype)
-
-
-def _enter(x: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
-    """A point of the box for every element (NaN stays NaN), who was outside, and the whole turns taken (circular)."""
-    b = grid.bound
-    outside = x.abs() >= b
-    if grid.tails == "linear":
-        return x.clamp(-b, b), outside, x
-    if grid.tails == "circular":  # the lift of the circle map: f(x + 2B) = f(x) + 2B
-        turns = torch.floor((x + b) / (2 * b)).detach() * (2 * b)
-        return (x - turns), outside, turns
-    return x.masked_fill(outside, 0), outside, x
+    return x.to(dtype), ladj.to(at_least_single(dtype))
 
 
 def _parts(t: Tensor, rest: Tensor, at: Bin) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,9 +160,9 @@ def _pull(
     ``(y, log f')``, and the rest is shared.
     """
     like = phi
-    x, phi = _working(x, phi, grid)
-    g_out, g_ladj = _working(g_out, g_ladj, grid)
-    inner, outside, _ = _enter(x, grid)
+    x, phi = working(x, phi, grid)
+    g_out, g_ladj = working(g_out, g_ladj, grid)
+    inner, outside, _ = enter(x, grid)
     u = (inner + grid.bound) / (2 * grid.bound)
     at, index, shares = gather(u, phi, grid, along=0)
 
@@ -238,7 +226,7 @@ def _push(
     def pull(g_out: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor]:
         return _pull(x, phi, g_out, g_ladj, grid, inverse=inverse)
 
-    result = torch.func.vjp(pull, start, start.to(_at_least_single(dtype)))
+    result = torch.func.vjp(pull, start, start.to(at_least_single(dtype)))
     (g_in, _), transpose = result[0], result[1]
     d_in = torch.zeros_like(g_in) if d_in is None else d_in.to(g_in.dtype).expand(shape)
     return transpose((d_in, torch.zeros_like(phi) if d_phi is None else d_phi))

@@ -53,6 +53,29 @@ class Bin(NamedTuple):
     right: Tensor
 
 
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """The dtype itself, or float32 for narrower ones."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def working(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+    """Bring both to the working precision: float32 at least (so also under autocast), float64 when asked."""
+    dtype = torch.float64 if grid.double else at_least_single(torch.promote_types(x.dtype, phi.dtype))
+    return x.to(dtype), phi.to(dtype)
+
+
+def enter(x: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """A point of the box for every element (NaN stays NaN), who was outside, and the whole turns taken (circular)."""
+    b = grid.bound
+    outside = x.abs() >= b
+    if grid.tails == "linear":
+        return x.clamp(-b, b), outside, x
+    if grid.tails == "circular":  # the lift of the circle map: f(x + 2B) = f(x) + 2B
+        turns = torch.floor((x + b) / (2 * b)).detach() * (2 * b)
+        return (x - turns), outside, turns
+    return x.masked_fill(outside, 0), outside, x
+
+
 def raw_one(grid: SplineGrid) -> float:
     """Where softplus is ``1 - min_slope``, so that raw zero is slope 1."""
     return math.log(math.expm1(1 - grid.min_slope))
