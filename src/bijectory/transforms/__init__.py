@@ -5,8 +5,10 @@ from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
-from bijectory.transforms.lu import LU
+from bijectory.transforms.lu import LU, QR
+from bijectory.transforms.matrix_exp import MatrixExp
 from bijectory.transforms.normalize import ActNorm, Standardize
+from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
 from bijectory.transforms.planar import Planar
@@ -15,17 +17,21 @@ from bijectory.transforms.reshape import Reshape
 
 __all__ = [
     "LU",
+    "QR",
     "ActNorm",
     "Autoregressive",
     "Chain",
     "Coupling",
     "Elementwise",
+    "Householder",
     "Inverse",
+    "MatrixExp",
     "Partition",
     "Permutation",
     "Planar",
     "Radial",
     "Reshape",
+    "Rotation",
     "Standardize",
     "Transform",
     "random_permutation",
