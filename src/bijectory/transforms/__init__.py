@@ -9,7 +9,10 @@ from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.image_coupling import ImageCoupling
 from bijectory.transforms.lu import LU
 from bijectory.transforms.multiscale import Multiscale
+from bijectory.transforms.lu import LU, QR
+from bijectory.transforms.matrix_exp import MatrixExp
 from bijectory.transforms.normalize import ActNorm, Standardize
+from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
 from bijectory.transforms.planar import Planar
@@ -19,6 +22,7 @@ from bijectory.transforms.squeeze import Haar, Squeeze
 
 __all__ = [
     "LU",
+    "QR",
     "ActNorm",
     "Autoregressive",
     "Chain",
@@ -29,12 +33,16 @@ __all__ = [
     "ImageCoupling",
     "Inverse",
     "Multiscale",
+    "Householder",
+    "Inverse",
+    "MatrixExp",
     "Partition",
     "Permutation",
     "Planar",
     "Radial",
     "Reshape",
     "Squeeze",
+    "Rotation",
     "Standardize",
     "Transform",
     "random_permutation",

@@ -1,87 +1,170 @@
 """Linear layers with triangular factors."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bijectory.errors import ConfigError, check
-from bijectory.nets import Freezable
-from bijectory.ops.linalg import solve_lu, unpack_lu
-from bijectory.ops.shape import linear
-from bijectory.transforms.base import Transform
+from bijectory.ops.linalg import bound_scale, multiply, reflections, shear_condition, solve_triangle, unit_triangle
+from bijectory.transforms.linear import Linear, check_bound, check_features
 
 
-class LU(Transform, Freezable):
-    r"""Linear map :math:`z = L U x + b` with unit lower :math:`L`, upper :math:`U` and :math:`\log|\det| = \sum_i s_i`.
+class LU(Linear):
+    r"""Linear map :math:`z = L D U x + b` with unit triangles :math:`L`, :math:`U` and a diagonal :math:`D = e^{s}`.
 
-    The diagonal of :math:`U` is :math:`e^{s_i}` with :math:`s_i = S \tanh(a_i / S)`: never zero, so the map is invertible
-    whatever the weights. The layer starts at the identity. For the P of a PLU factorisation put a ``Permutation`` before it.
+    Well conditioned whatever the weights: :math:`s = S \tanh(a / S)`, and what the triangles have beside their diagonal
+    is shrunk to a Frobenius norm below :math:`\rho`, so that with :math:`g(\rho) = (1 + \rho) \sum_k \rho^k / \sqrt{k!}`
+
+    .. math:: \operatorname{cond}(L D U) \le e^{2 S} g(\rho)^2, \qquad \log|\det| = \sum_i s_i .
+
+    For the defaults that is 2629 in any number of dimensions (``max_condition``). The layer starts at the identity. For
+    the P of a PLU factorisation put a ``Permutation`` before it.
 
     Args:
         features: Number of features.
+        context: Width of the context; 0 leaves the factors plain weights, else a network of it is added to them.
+        hidden: Hidden widths of that network.
+        net: A network of your own, ``net(c[..., :0], c) -> (*batch, features**2 + features)`` (the last: the bias).
         bias: Whether to add :math:`b`.
-        max_log_scale: The bound ``S > 0`` on ``|s|``.
+        max_log_scale: The bound :math:`S > 0` on :math:`|s|`.
+        max_shear: The bound :math:`\rho > 0` on each triangle.
 
     Raises:
-        ConfigError: If ``features < 1`` or ``max_log_scale`` is not positive and finite.
+        ConfigError: If ``features < 1``, or a bound is not positive and finite.
 
     References:
         Glow, Kingma, Dhariwal 2018, arXiv:1807.03039, eq. 10-11.
         Neural Spline Flows, Durkan, Bekasov, Murray, Papamakarios 2019, arXiv:1906.04032, sec. 4.
 
     Example:
-        >>> z, ladj = LU(3)(torch.ones(5, 3))
-        >>> z[0], ladj.shape
-        (tensor([1., 1., 1.], grad_fn=<SelectBackward0>), torch.Size([5]))
+        >>> layer = LU(3)
+        >>> z, ladj = layer(torch.ones(5, 3))
+        >>> z[0], ladj.shape, round(layer.max_condition)
+        (tensor([1., 1., 1.], grad_fn=<SelectBackward0>), torch.Size([5]), 2629)
     """
 
-    precomputed = ("_product", "_inverse")
-    _product: Tensor | None
-    _inverse: Tensor | None
-
-    def __init__(self, features: int, *, bias: bool = True, max_log_scale: float = 2.0) -> None:
-        super().__init__()
-        check(features >= 1, ConfigError, f"features must be at least 1, got {features}.")
-        ok = math.isfinite(max_log_scale) and max_log_scale > 0
-        check(ok, ConfigError, f"max_log_scale must be a positive finite number, got {max_log_scale!r}.")
-        self.features, self.max_log_scale = features, max_log_scale
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        net: nn.Module | None = None,
+        *,
+        bias: bool = True,
+        max_log_scale: float = 2.0,
+        max_shear: float = 1.0,
+    ) -> None:
+        check_features(features)
+        check_bound(max_log_scale, "max_log_scale")
+        check_bound(max_shear, "max_shear")
         # Compact as in LAPACK: L below the diagonal, U above, the raw log-scales a on it; every entry is used.
-        self.factors = nn.Parameter(torch.zeros(features, features))
-        self.shift = nn.Parameter(torch.zeros(features)) if bias else None
-        self.register_buffer("_product", None, persistent=False)  # set by freeze
-        self.register_buffer("_inverse", None, persistent=False)
+        super().__init__(torch.zeros(features, features), context, hidden, net, bias=bias)
+        self.max_log_scale, self.max_shear = max_log_scale, max_shear
 
     @property
-    def bias(self) -> bool:
-        """Whether the layer adds a bias."""
-        return self.shift is not None
+    def max_condition(self) -> float:
+        """The bound on the condition number of :math:`W`."""
+        return math.exp(2 * self.max_log_scale) * shear_condition(self.max_shear) ** 2
 
     def extra_repr(self) -> str:
-        return f"{self.features}, bias={self.bias}, max_log_scale={self.max_log_scale}"
+        return f"{self.features}, bias={self.bias}, max_log_scale={self.max_log_scale}, max_shear={self.max_shear}"
 
-    def _log_scale(self) -> Tensor:
-        return self.max_log_scale * torch.tanh(self.factors.diagonal() / self.max_log_scale)
+    def _factor(self, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        lower = unit_triangle(factors, self.max_shear, upper=False)
+        return lower, self._log_scale(factors), unit_triangle(factors, self.max_shear, upper=True)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        s = self._log_scale()
-        if self._product is None:
-            lower, upper = unpack_lu(self.factors, s.exp())
-            z = linear(x, lower @ upper, self.shift)
-        else:
-            z = linear(x, self._product, self.shift)
-        return z, s.sum().expand(z.shape[:-1])
+    def _log_scale(self, factors: Tensor) -> Tensor:
+        return bound_scale(factors.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
 
-    def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        s = self._log_scale()
-        z = z if self.shift is None else z - self.shift
-        x = solve_lu(*unpack_lu(self.factors, s.exp()), z) if self._inverse is None else linear(z, self._inverse)
-        return x, (-s.sum()).expand(x.shape[:-1])
+    def _weight(self, factors: Tensor) -> Tensor:
+        lower, s, upper = self._factor(factors)
+        return (lower * s.exp().unsqueeze(-2)) @ upper
 
-    def precompute(self) -> None:
-        """Replace two triangular solves by one product; inverted in float64, so nothing is lost by it."""
-        with torch.no_grad():
-            lower, upper = unpack_lu(self.factors.double(), self._log_scale().double().exp())
-            eye = torch.eye(self.features, dtype=torch.float64, device=self.factors.device)
-            self._product = (lower @ upper).to(self.factors.dtype)
-            self._inverse = solve_lu(lower, upper, eye).T.contiguous().to(self.factors.dtype)
+    def _solve(self, factors: Tensor, y: Tensor) -> Tensor:
+        lower, s, upper = self._factor(factors)
+        y = solve_triangle(lower, y, upper=False) * (-s).exp()
+        return solve_triangle(upper, y, upper=True)
+
+    def _log_det(self, factors: Tensor) -> Tensor:
+        return self._log_scale(factors).sum(-1)
+
+
+class QR(Linear):
+    r"""Linear map :math:`z = Q D U x + b` with a rotation :math:`Q`, a diagonal :math:`D = e^{s}` and a unit triangle.
+
+    :math:`Q = -H_1 \cdots H_d` is a product of Householder reflections in :math:`v_k = (0, …, 0, 1, a_{k+1}, …, a_d)`,
+    the format of LAPACK's ``geqrf``: :math:`d^2` numbers in all, and the identity at zero, where the layer starts.
+    :math:`D` and :math:`U` are bounded as in ``LU``; a rotation costs nothing, so
+
+    .. math:: \operatorname{cond}(Q D U) \le e^{2 S} (1 + \rho) \sum_k \rho^k / \sqrt{k!}, \qquad
+        \log|\det| = \sum_i s_i ,
+
+    which is 139 for the defaults.
+
+    Args:
+        features: Number of features.
+        context: Width of the context; 0 leaves the factors plain weights, else a network of it is added to them.
+        hidden: Hidden widths of that network.
+        net: A network of your own, ``net(c[..., :0], c) -> (*batch, features**2 + features)`` (the last: the bias).
+        bias: Whether to add :math:`b`.
+        max_log_scale: The bound :math:`S > 0` on :math:`|s|`.
+        max_shear: The bound :math:`\rho > 0` on what the triangle has beside its diagonal.
+
+    Raises:
+        ConfigError: If ``features < 1``, or a bound is not positive and finite.
+
+    References:
+        Emerging Convolutions for Generative Normalizing Flows, Hoogeboom, van den Berg, Welling 2019, arXiv:1901.11137,
+        sec. 3.2 (there without the bounds).
+
+    Example:
+        >>> layer = QR(3)
+        >>> z, ladj = layer(torch.ones(5, 3))
+        >>> z.shape, ladj.shape, round(layer.max_condition)
+        (torch.Size([5, 3]), torch.Size([5]), 139)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        net: nn.Module | None = None,
+        *,
+        bias: bool = True,
+        max_log_scale: float = 1.5,
+        max_shear: float = 1.0,
+    ) -> None:
+        check_features(features)
+        check_bound(max_log_scale, "max_log_scale")
+        check_bound(max_shear, "max_shear")
+        super().__init__(torch.zeros(features, features), context, hidden, net, bias=bias)
+        self.max_log_scale, self.max_shear = max_log_scale, max_shear
+
+    @property
+    def max_condition(self) -> float:
+        """The bound on the condition number of :math:`W`."""
+        return math.exp(2 * self.max_log_scale) * shear_condition(self.max_shear)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, bias={self.bias}, max_log_scale={self.max_log_scale}, max_shear={self.max_shear}"
+
+    def _log_scale(self, factors: Tensor) -> Tensor:
+        return bound_scale(factors.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
+
+    def _rotation(self, factors: Tensor) -> Tensor:
+        # The last vector has nothing but its 1; its reflection makes the number even, and the sign the identity at zero.
+        eye = torch.eye(self.features, dtype=factors.dtype, device=factors.device)
+        return -reflections(factors.tril(-1).mT + eye)
+
+    def _weight(self, factors: Tensor) -> Tensor:
+        upper = unit_triangle(factors, self.max_shear, upper=True)
+        return self._rotation(factors) @ (upper * self._log_scale(factors).exp().unsqueeze(-1))
+
+    def _solve(self, factors: Tensor, y: Tensor) -> Tensor:
+        y = multiply(self._rotation(factors).mT, y) * (-self._log_scale(factors)).exp()
+        return solve_triangle(unit_triangle(factors, self.max_shear, upper=True), y, upper=True)
+
+    def _log_det(self, factors: Tensor) -> Tensor:
+        return self._log_scale(factors).sum(-1)
