@@ -6,6 +6,7 @@ from bijectory.bijections.base import Bijection
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.mixture_cdf import MixtureCdf
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
 from bijectory.bijections.yeo_johnson import YeoJohnson
@@ -18,6 +19,7 @@ __all__ = [
     "LeakyReLU",
     "Log",
     "Logit",
+    "MixtureCdf",
     "RationalQuadratic",
     "Shift",
     "Sigmoid",
