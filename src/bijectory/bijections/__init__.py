@@ -4,10 +4,12 @@ from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
 from bijectory.bijections.exponential import Exp, Log, Softplus
+from bijectory.bijections.gaussianization import Gaussianization
 from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
 from bijectory.bijections.mixture_cdf import MixtureCdf
 from bijectory.bijections.rational_quadratic import RationalQuadratic
+from bijectory.bijections.sigmoidal import Sigmoidal
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
 from bijectory.bijections.yeo_johnson import YeoJohnson
 
@@ -16,6 +18,7 @@ __all__ = [
     "Arcsinh",
     "Bijection",
     "Exp",
+    "Gaussianization",
     "LeakyReLU",
     "Log",
     "Logit",
@@ -23,6 +26,7 @@ __all__ = [
     "RationalQuadratic",
     "Shift",
     "Sigmoid",
+    "Sigmoidal",
     "SinhArcsinh",
     "Softplus",
     "Tanh",
