@@ -5,6 +5,7 @@ it exercises. Laws run on *trained-like* parameters (``randomize``), never only 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -81,6 +82,22 @@ between = lambda x: 5 * torch.sigmoid(x) - 2
 from_between = lambda x: torch.logit((x + 2) / 5)
 
 
+def logistics(reach: float, slope: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Logit of the distribution function of two equal logistics at plus and minus ``reach``, with a least slope."""
+    cdf = lambda x: (torch.sigmoid(slope * (x - reach)) + torch.sigmoid(slope * (x + reach))) / 2
+    return lambda x: (0.999 * torch.logit(cdf(x.double())) + 0.001 * x.double()).to(x.dtype)
+
+
+two_logistics = logistics(math.pi / 12**0.5, 2 / 3**0.5)
+
+
+def gaussianized(x: torch.Tensor) -> torch.Tensor:
+    """Normal quantile of two equal logistics of unit variance together."""
+    t = logistics(0.5, math.pi / 1.5)(x.double())
+    tail = torch.special.ndtri(torch.sigmoid(-t.abs()))  # the small side of the distribution function keeps its digits
+    return torch.where(t < 0, tail, -tail).to(x.dtype)
+
+
 def _partition(c: int) -> bj.Partition:
     affine = bj.Coupling(bj.Affine(), (True, False), c, hidden=(8,))
     return bj.Partition(affine, bj.Chain(), bj.Elementwise(bj.SinhArcsinh(), 1, c, (8,)), groups=[(3, 1), (2,), (0,)])
@@ -116,6 +133,10 @@ BIJECTIONS = [
     Case("Logit", lambda _: bj.Logit(), (0,), domain=torch.sigmoid, start=torch.logit, saturates=True),
     Case("Logit-bounds", lambda _: bj.Logit(-2.0, 3.0), (0,), domain=between, start=from_between, saturates=True),
     Case("Sigmoid", lambda _: bj.Sigmoid(), (0,), range=torch.sigmoid, start=torch.sigmoid, saturates=True),
+    Case("MixtureCdf", lambda _: bj.MixtureCdf(2), (0,), start=two_logistics),
+    Case("Gaussianization", lambda _: bj.Gaussianization(2), (0,), start=gaussianized),
+    Case("Sigmoidal", lambda _: bj.Sigmoidal(2), (0,), start=two_logistics),
+    Case("Sigmoidal-deep", lambda _: bj.Sigmoidal(2, 2), (0,), start=lambda x: two_logistics(two_logistics(x))),
     Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
     Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
     Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
@@ -125,6 +146,10 @@ BIJECTIONS = [
 TRANSFORMS = [
     Case("Elementwise-spline", lambda c: bj.Elementwise(bj.RationalQuadratic(), FEATURES, c, hidden=(8,))),
     Case("Coupling-spline", lambda c: bj.Coupling(bj.RationalQuadratic(), (True, False, True, False), c, hidden=(8,))),
+    Case("Elementwise-mixture", lambda c: bj.Elementwise(bj.MixtureCdf(3), 1, c, hidden=(8,)), features=1),
+    Case("Coupling-mixture", lambda c: bj.Coupling(bj.MixtureCdf(3), (True, False), c, hidden=(8,)), features=2),
+    Case("Autoregressive-mixture", lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)), features=2),
+    Case("Elementwise-gaussianization", lambda c: bj.Elementwise(bj.Gaussianization(2), 1, c, (8,)), features=1),
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
     Case(
         "Elementwise-sigmoid",

@@ -5,12 +5,15 @@ from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
 from bijectory.bijections.cubic_spline import CubicSpline
 from bijectory.bijections.exponential import Exp, Log, Softplus
+from bijectory.bijections.gaussianization import Gaussianization
 from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.linear_rational import LinearRational
 from bijectory.bijections.linear_spline import LinearSpline
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
 from bijectory.bijections.quadratic_spline import QuadraticSpline
+from bijectory.bijections.mixture_cdf import MixtureCdf
 from bijectory.bijections.rational_quadratic import RationalQuadratic
+from bijectory.bijections.sigmoidal import Sigmoidal
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
 from bijectory.bijections.yeo_johnson import YeoJohnson
 
@@ -20,15 +23,18 @@ __all__ = [
     "Bijection",
     "CubicSpline",
     "Exp",
+    "Gaussianization",
     "LeakyReLU",
     "LinearRational",
     "LinearSpline",
     "Log",
     "Logit",
     "QuadraticSpline",
+    "MixtureCdf",
     "RationalQuadratic",
     "Shift",
     "Sigmoid",
+    "Sigmoidal",
     "SinhArcsinh",
     "Softplus",
     "Tanh",

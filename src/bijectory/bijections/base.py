@@ -18,9 +18,11 @@ class Bijection(abc.ABC):
 
     Attributes:
         solver: How ``inverse`` is computed, in the same time for every element.
+        data_dependent: Whether ``initial`` knows better raw parameters than zeros.
     """
 
     solver: ClassVar[Literal["closed form", "bracketed root"]] = "closed form"
+    data_dependent: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -42,3 +44,7 @@ class Bijection(abc.ABC):
     @abc.abstractmethod
     def inverse(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         """Latent -> data, elementwise; returns ``x`` and ``log|dx/dy|``."""
+
+    def initial(self, x: Tensor) -> Tensor:
+        """Raw parameters to start from for training data ``x``: ``(n, features) -> (P, features)``; zeros by default."""
+        return x.new_zeros(self.n_params, x.shape[-1])

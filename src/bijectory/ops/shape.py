@@ -54,6 +54,11 @@ def to_planes(raw: Tensor, n_params: int) -> Tensor:
     return raw.movedim(-1, 0).unflatten(0, (n_params, -1)).movedim(1, -1)
 
 
+def align(phi: Tensor, dim: int) -> Tensor:
+    """Give planes ``(P, *batch, features)`` at least ``dim`` dimensions behind the first, to broadcast many at once."""
+    return phi.reshape(len(phi), *(1,) * (dim + 1 - phi.dim()), *phi.shape[1:])
+
+
 def expand_to_context(x: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
     """Expand the batch of ``x`` to the joint batch shape with ``c`` (``(*batch, context)``); a view."""
     if c is None:

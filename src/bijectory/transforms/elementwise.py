@@ -15,6 +15,9 @@ from bijectory.transforms.base import Transform
 class Elementwise(Transform):
     """One scalar bijection for each feature; parameters are free, or functions of the context.
 
+    ``initialize`` starts a family that reads its first parameters off the data (``Gaussianization``); with a context it
+    sets the bias of the built-in conditioner.
+
     Args:
         bijection: The scalar family.
         features: Number of features.
@@ -31,6 +34,8 @@ class Elementwise(Transform):
         >>> z.shape, ladj.shape
         (torch.Size([5, 3]), torch.Size([5]))
     """
+
+    initialised: Tensor
 
     def __init__(
         self,
@@ -49,6 +54,8 @@ class Elementwise(Transform):
         self.phi = nn.Parameter(torch.zeros(bijection.n_params, features)) if outputs and not context else None
         built = MLP(0, outputs, hidden, context) if net is None and context and outputs else net
         self.net = built if context and outputs else None
+        if bijection.data_dependent:
+            self.register_buffer("initialised", torch.tensor(False))  # noqa: FBT003
 
     def _planes(self, x: Tensor, c: Tensor | None) -> Tensor:
         if self.phi is not None:
@@ -66,3 +73,14 @@ class Elementwise(Transform):
         z = expand_to_context(z, c if self.context else None, 1)
         x, ladj = self.bijection.inverse(z, self._planes(z, c))
         return x, sum_event(ladj, 1)
+
+    def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
+        if not self.bijection.data_dependent or self.initialised:
+            return
+        start = self.bijection.initial(x.reshape(-1, self.features))
+        with torch.no_grad():
+            if self.phi is not None:
+                self.phi.copy_(start)
+            elif isinstance(self.net, MLP):
+                self.net.head.bias.copy_(start.flatten())
+        self.initialised.fill_(True)  # noqa: FBT003
