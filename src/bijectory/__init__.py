@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         BoxUniform,
         Checkerboard,
         Density,
+        Dequantized,
         DiagonalNormal,
         Encode,
         Flow,
@@ -50,10 +51,13 @@ if TYPE_CHECKING:
         StudentT,
         Target,
         TwoMoons,
+        bits_per_dim,
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
     from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.objectives import Batch, dequantized_nll, nll
+    from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -103,6 +107,7 @@ __all__ = [
     "Data",
     "DataWarning",
     "Density",
+    "Dequantized",
     "DiagonalNormal",
     "Elementwise",
     "Encode",
@@ -151,6 +156,8 @@ __all__ = [
     "Transform",
     "TwoMoons",
     "YeoJohnson",
+    "bits_per_dim",
+    "dequantized_nll",
     "fit",
     "fit_table",
     "glow",
