@@ -55,7 +55,7 @@ def test_the_bound_is_below_the_probability_and_tends_to_it(kind):
     model = Dequantized(pixels(), LEVELS, noise() if kind == "variational" else None)
     gaps = [(exact(x) - model.log_prob(x, samples=k)).mean().item() for k in (1, 8, 64, 4096)]
     assert gaps[0] > 2 * gaps[1] > 0.0
-    assert abs(gaps[2]) < 0.02
+    assert abs(gaps[2]) < 0.04
     assert abs(gaps[3]) < 3e-3
 
 

@@ -176,7 +176,7 @@ class TableFlow:
         folder = Path(folder)
         save(self.flow, folder, metadata=metadata)
         self.schema.save(folder / SCHEMA)
-        card = model_card(self.flow, {**_readable(metadata or {}), **self._facts()}, name=folder.name)
+        card = model_card(self.flow, {**readable(metadata or {}), **self._facts()}, name=folder.name)
         atomic_write(folder / "README.md", [card.encode()])
 
     @classmethod
@@ -245,7 +245,7 @@ class TableFlow:
             yield slice(start, min(start + rows, n))
 
 
-def _readable(metadata: dict[str, Any]) -> dict[str, Any]:
+def readable(metadata: dict[str, Any]) -> dict[str, Any]:
     """Metadata with tables of at most two levels: the third becomes text."""
 
     def text(value: Any) -> Any:
