@@ -54,10 +54,8 @@ if TYPE_CHECKING:
         bits_per_dim,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, nll
-    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.objectives import Batch, dequantized_nll, nll
-    from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit

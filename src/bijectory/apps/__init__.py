@@ -11,6 +11,7 @@ from bijectory.apps.images import (
     load_images,
     read_images,
 )
+from bijectory.apps.kind import run_kind
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
@@ -29,5 +30,6 @@ __all__ = [
     "load_images",
     "load_rows",
     "read_images",
+    "run_kind",
     "table_config",
 ]

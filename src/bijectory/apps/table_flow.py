@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bijectory.apps.kind import SCHEMA, run_kind
 from bijectory.densities import Audit, Flow
-from bijectory.errors import ConfigError, ContextError, DataError, ShapeError, check
+from bijectory.errors import CheckpointError, ConfigError, ContextError, DataError, ShapeError, check
 from bijectory.io import load, save
 from bijectory.io.card import model_card
 from bijectory.io.fs import atomic_write
@@ -19,7 +20,6 @@ from bijectory.tables.schema import NonFinite, Rows
 
 CHUNK_BYTES = 1 << 26  # memory of one chunk in scoring and sampling, whatever the number of rows
 CELL_POINTS = 16  # places in a cell of dequantized columns at which the density is averaged
-SCHEMA = "schema.json"
 
 
 class TableFlow:
@@ -187,6 +187,8 @@ class TableFlow:
             CheckpointError: If a file is missing, altered, or does not belong to the others.
         """
         flow = load(folder)
+        images = run_kind(folder) == "image"
+        check(not images, CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
         schema = Schema.load(Path(folder) / SCHEMA)
         check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
         return cls(flow, schema)

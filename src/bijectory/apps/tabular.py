@@ -13,7 +13,8 @@ import torch
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
-from bijectory.apps.table_flow import SCHEMA, TableFlow
+from bijectory.apps.kind import SCHEMA
+from bijectory.apps.table_flow import TableFlow
 from bijectory.densities import Audit, Encode, Flow
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.io.fs import atomic_write

@@ -3,7 +3,7 @@
 from bijectory.apps.images.fit import ImageFit, fit_images, image_config, load_images
 from bijectory.apps.images.model import ImageFlow
 from bijectory.apps.images.read import Images, holds_images, read_images, write_grid
-from bijectory.apps.images.schema import ImageSchema, run_kind
+from bijectory.apps.images.schema import ImageSchema
 
 __all__ = [
     "ImageFit",
@@ -15,6 +15,5 @@ __all__ = [
     "image_config",
     "load_images",
     "read_images",
-    "run_kind",
     "write_grid",
 ]

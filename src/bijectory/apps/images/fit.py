@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from safetensors.numpy import load_file, save
 
 from bijectory.apps.images.model import ImageFlow
 from bijectory.apps.images.schema import (
-    SCHEMA,
     ImageSchema,
     Layout,
     channels_first,
@@ -23,13 +21,14 @@ from bijectory.apps.images.schema import (
     find_levels,
     to_levels,
 )
+from bijectory.apps.kind import SCHEMA
 from bijectory.apps.tabular import AUDIT, SPLITS
 from bijectory.densities import Audit, Dequantized, Flow
 from bijectory.errors import CheckpointError, ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
 from bijectory.objectives import Batch, dequantized_nll
 from bijectory.recipes import RECIPES, find_recipe
-from bijectory.tables import DataWarning, Split
+from bijectory.tables import Split
 from bijectory.tables.split import split_keys
 from bijectory.training import Callback, Data, FitConfig, FitResult, fit
 
@@ -154,8 +153,6 @@ def fit_images(
     split = _split(array, settings.validation_fraction, test_fraction, settings.seed)
     counts = np.bincount(y[split.train], minlength=len(schema.classes)) if y is not None else ()
     schema = schema.model_copy(update={"counts": tuple(int(k) for k in counts)})
-    for message in schema.notes:
-        warnings.warn(message, DataWarning, stacklevel=2)
     if not len(split.validation):
         settings = settings.replace(validation_fraction=0.0)
     if settings.out is not None:

@@ -10,7 +10,8 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
-from bijectory.apps.images.schema import SCHEMA, ImageSchema
+from bijectory.apps.images.schema import ImageSchema
+from bijectory.apps.kind import SCHEMA
 from bijectory.apps.table_flow import readable
 from bijectory.densities import Audit, Dequantized, Flow, StandardNormal, bits_per_dim
 from bijectory.errors import CheckpointError, ConfigError, DataError, ShapeError, check, check_type

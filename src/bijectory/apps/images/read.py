@@ -116,8 +116,9 @@ def _read_file(path: Path) -> Images:
 
 def _read_numpy(path: Path) -> Images:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable NumPy file ({str(error)[:120]}); save plain arrays.") from None
     pictures = {k: a for k, a in arrays.items() if a.ndim in (3, 4) and a.dtype.kind in "uifb"}

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bijectory.apps.kind import run_kind
 from bijectory.errors import CheckpointError, ConfigError, ContextError, DataError, DomainError, NonFiniteError, check
 from bijectory.io.fs import atomic_write
 
-SCHEMA = "schema.json"
 FEW = 64  # up to so many levels the largest pixel of the data tells their number
 Layout = Literal["HW", "HWC", "CHW"]
 
@@ -27,7 +27,7 @@ class ImageSchema(BaseModel):
         classes: Labels that the model is conditioned on; empty for none.
         counts: Number of training images of each class.
         images: Number of images seen.
-        notes: Warnings that were given while the images were read.
+        notes: What was assumed when the images were read.
 
     Example:
         >>> schema = ImageSchema(shape=(1, 8, 8), levels=17, layout="HW", images=100)
@@ -113,30 +113,20 @@ class ImageSchema(BaseModel):
             CheckpointError: If the file is missing, damaged, or belongs to a table.
         """
         path = Path(path)
-        kind = run_kind(path.parent)
-        check(kind == "image", CheckpointError, f"{path.parent} is the run of a table; use TableFlow.load.")
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            json.loads(text)
+            table = run_kind(path.parent) == "table"
+            check(not table, CheckpointError, f"{path.parent} is the run of a table; use TableFlow.load.")
+            return cls.model_validate_json(text)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}; is {path.parent} a run folder?") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path} is not a JSON schema ({error}); restore it or fit again.") from None
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"]))
             raise CheckpointError(f"{path} is not a valid schema: {where}: {problem['msg']}.") from None
-
-
-def run_kind(folder: str | Path) -> Literal["table", "image"]:
-    """Whether a run folder holds a model of a table or of images.
-
-    Raises:
-        CheckpointError: If it has no readable schema.
-    """
-    path = Path(folder) / SCHEMA
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; is {folder} a run folder?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not a JSON schema ({error}); restore it or fit again.") from None
-    return "image" if isinstance(found, dict) and found.get("kind") == "image" else "table"
 
 
 def find_layout(shape: tuple[int, ...]) -> Layout:
