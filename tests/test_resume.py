@@ -35,7 +35,10 @@ def data():
 
 def model():
     torch.manual_seed(0)
-    return bj.real_nvp(3, 2, layers=2, hidden=(8,))
+    flow = bj.real_nvp(3, 2, layers=2, hidden=(8,))
+    matrix = next(p for p in flow.parameters() if p.dim() == 2 and p.numel() > 1)
+    matrix.data = matrix.data.T.contiguous().T  # factors of a matrix often lie in memory column by column
+    return flow
 
 
 def config(**changes):

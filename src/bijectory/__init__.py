@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         BoxUniform,
         Checkerboard,
         Density,
+        Dequantized,
         DiagonalNormal,
         Encode,
         Flow,
@@ -53,9 +54,10 @@ if TYPE_CHECKING:
         StudentT,
         Target,
         TwoMoons,
+        bits_per_dim,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, nll
+    from bijectory.objectives import Batch, dequantized_nll, nll
     from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
@@ -112,6 +114,7 @@ __all__ = [
     "Data",
     "DataWarning",
     "Density",
+    "Dequantized",
     "DiagonalNormal",
     "Elementwise",
     "Encode",
@@ -166,6 +169,8 @@ __all__ = [
     "Transform",
     "TwoMoons",
     "YeoJohnson",
+    "bits_per_dim",
+    "dequantized_nll",
     "fit",
     "fit_table",
     "glow",

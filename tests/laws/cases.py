@@ -194,6 +194,20 @@ def _target(name: str, build: Callable[[], object]) -> Case:
     return Case(name, lambda _: build(), features=2, contexts=(0,), reparameterised=False)
 
 
+def _levels(c: int) -> bj.Flow:
+    """A flow of continuous pixels in [0, 5) with events (1, 2, 2)."""
+    steps = bj.Elementwise(bj.Logit(0.0, 5.0), 4), bj.Coupling(bj.Affine(), (True, False, True, False), c, hidden=(8,))
+    return bj.Flow(bj.Chain(bj.Reshape((1, 2, 2), (4,)), *steps), bj.StandardNormal(4))
+
+
+def _noise() -> bj.Flow:
+    """Noise in the unit cube whose context are the four pixels."""
+    steps = bj.Elementwise(bj.Logit(), 4), bj.Elementwise(bj.Affine(), 4, 4, (8,))
+    return bj.Flow(bj.Chain(bj.Reshape((1, 2, 2), (4,)), *steps), bj.StandardNormal(4))
+
+
+IMAGE = (1, 2, 2)
+
 DENSITIES = [
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
     Case("Flow", lambda c: bj.Flow(bj.Elementwise(bj.Affine(), 2, c, (8,)), bj.StandardNormal(2)), features=2),
@@ -201,6 +215,13 @@ DENSITIES = [
     Case("BoxUniform", lambda _: bj.BoxUniform(2, (-1.0, 0.0), (1.0, 3.0)), features=2, contexts=(0,)),
     Case("StudentT", lambda _: bj.StudentT(2), features=2, contexts=(0,)),
     Case("StudentT-fixed", lambda _: bj.StudentT(1, 3.0, learn=False), features=1, contexts=(0,)),
+    Case("Dequantized", lambda c: bj.Dequantized(_levels(c), 5), features=IMAGE, reparameterised=False),
+    Case(
+        "Dequantized-variational",
+        lambda c: bj.Dequantized(_levels(c), 5, _noise(), samples=3),
+        features=IMAGE,
+        reparameterised=False,
+    ),
     Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
     Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
     *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),

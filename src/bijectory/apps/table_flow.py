@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bijectory.apps.kind import SCHEMA, run_kind
 from bijectory.densities import Audit, Flow
-from bijectory.errors import ConfigError, ContextError, DataError, ShapeError, check
+from bijectory.errors import CheckpointError, ConfigError, ContextError, DataError, ShapeError, check
 from bijectory.io import load, save
 from bijectory.io.card import model_card
 from bijectory.io.fs import atomic_write
@@ -19,7 +20,6 @@ from bijectory.tables.schema import NonFinite, Rows
 
 CHUNK_BYTES = 1 << 26  # memory of one chunk in scoring and sampling, whatever the number of rows
 CELL_POINTS = 16  # places in a cell of dequantized columns at which the density is averaged
-SCHEMA = "schema.json"
 
 
 class TableFlow:
@@ -176,7 +176,7 @@ class TableFlow:
         folder = Path(folder)
         save(self.flow, folder, metadata=metadata)
         self.schema.save(folder / SCHEMA)
-        card = model_card(self.flow, {**_readable(metadata or {}), **self._facts()}, name=folder.name)
+        card = model_card(self.flow, {**readable(metadata or {}), **self._facts()}, name=folder.name)
         atomic_write(folder / "README.md", [card.encode()])
 
     @classmethod
@@ -187,6 +187,8 @@ class TableFlow:
             CheckpointError: If a file is missing, altered, or does not belong to the others.
         """
         flow = load(folder)
+        images = run_kind(folder) == "image"
+        check(not images, CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
         schema = Schema.load(Path(folder) / SCHEMA)
         check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
         return cls(flow, schema)
@@ -245,7 +247,7 @@ class TableFlow:
             yield slice(start, min(start + rows, n))
 
 
-def _readable(metadata: dict[str, Any]) -> dict[str, Any]:
+def readable(metadata: dict[str, Any]) -> dict[str, Any]:
     """Metadata with tables of at most two levels: the third becomes text."""
 
     def text(value: Any) -> Any:

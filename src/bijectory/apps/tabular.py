@@ -13,7 +13,8 @@ import torch
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
-from bijectory.apps.table_flow import SCHEMA, TableFlow
+from bijectory.apps.kind import SCHEMA
+from bijectory.apps.table_flow import TableFlow
 from bijectory.densities import Audit, Encode, Flow
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
@@ -281,11 +282,16 @@ def _read(
 
 
 def _build(recipe: str | Callable[..., Flow], schema: Schema, args: Mapping[str, Any] | None, seed: int) -> Flow:
-    build = find_recipe(recipe).build if isinstance(recipe, str) else recipe
+    build = recipe
+    if isinstance(recipe, str):
+        found = find_recipe(recipe)
+        tabular = found.event == "features"
+        check(tabular, ConfigError, f"recipe {recipe!r} models images; use fit_images, or a recipe for tables: nsf.")
+        build = found.build
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return build(len(schema.targets), len(schema.givens), **(args or {}))
+            return build(len(schema.targets), len(schema.givens), **(args or {}))  # type: ignore[operator]
         except TypeError as error:
             raise ConfigError(f"recipe {recipe!r}: {error}; see its keywords with help().") from None
 

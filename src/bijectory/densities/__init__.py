@@ -2,6 +2,7 @@
 
 from bijectory.densities.audit import Audit
 from bijectory.densities.base import Density
+from bijectory.densities.dequantize import Dequantized, bits_per_dim
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
 from bijectory.densities.flow import Flow
@@ -27,6 +28,7 @@ __all__ = [
     "BoxUniform",
     "Checkerboard",
     "Density",
+    "Dequantized",
     "DiagonalNormal",
     "Encode",
     "Flow",
@@ -41,4 +43,5 @@ __all__ = [
     "StudentT",
     "Target",
     "TwoMoons",
+    "bits_per_dim",
 ]

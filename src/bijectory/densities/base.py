@@ -32,10 +32,12 @@ class Density(nn.Module, abc.ABC):
     Attributes:
         event_shape: Shape of one event, ``torch.Size``.
         context: Width of the context that the density reads, 0 for none.
+        exact: False where ``log_prob`` is a bound or an estimate.
     """
 
     event_shape: torch.Size
     context: int = 0
+    exact: bool = True
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Same as ``log_prob``: what DDP, compile, export and hooks see."""

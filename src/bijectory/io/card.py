@@ -37,7 +37,7 @@ def _label(node: Any) -> str:
         return " → ".join(f"{n} × {label}" if n > 1 else label for label, n in counted) or "identity"
     if name == "Flow":
         return f"Flow({_label(arguments['transform'])} → {_label(arguments['base'])})"
-    inner = arguments.get("bijection") or arguments.get("transform")
+    inner = arguments.get("bijection") or arguments.get("transform") or arguments.get("flow")
     return f"{name}({_label(inner)})" if isinstance(inner, dict) else name.removeprefix("torch.nn.")
 
 
@@ -75,11 +75,12 @@ def model_card(model: nn.Module, metadata: dict[str, Any] | None = None, *, name
     }
     tables = {key: metadata.pop(key) for key in list(metadata) if isinstance(metadata[key], dict)}
     given = "c" if context else ""
+    kind = "an exact density" if getattr(model, "exact", True) else "a bound on the probability"
     return "\n".join(
         [
             f"# {recipe.name if recipe else type(model).__name__}",
             "",
-            f"A normalizing flow: an exact density p(x{' | c' if context else ''}) that can be evaluated and sampled.",
+            f"A normalizing flow: {kind} p(x{' | c' if context else ''}) that can be evaluated and sampled.",
             "",
             _table({**{k: v for k, v in facts.items() if v is not None}, **metadata}),
             *(f"## {_cell(title)}\n\n{_table(rows)}" for title, rows in tables.items()),

@@ -1,6 +1,7 @@
 """Objectives: plain callables ``(model, batch) -> scalar``, lower is better."""
 
 from bijectory.objectives.batch import Batch
+from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
 
-__all__ = ["Batch", "nll"]
+__all__ = ["Batch", "dequantized_nll", "nll"]

@@ -39,7 +39,12 @@ def split_rows(values: np.ndarray, *, validation: float = 0.1, test: float = 0.1
     key = np.full(len(values), np.uint64(seed % 2**64))
     for column in values.T:
         key = _mix(key ^ np.unique(column, return_inverse=True)[1].astype(np.uint64))
-    different, place = np.unique(_mix(key), return_inverse=True)
+    return split_keys(_mix(key), validation=validation, test=test)
+
+
+def split_keys(keys: np.ndarray, *, validation: float = 0.1, test: float = 0.1) -> Split:
+    """Split rows whose content is hashed to ``keys``, ``(n,)``; equal keys go to the same part. See ``split_rows``."""
+    different, place = np.unique(keys, return_inverse=True)
     total = len(different)
     n_test = round(test * total) if total >= SMALL else 0
     n_validation = max(1, round(validation * total)) if total >= TINY and validation > 0 else 0

@@ -13,6 +13,7 @@ from bijectory.objectives import Batch
 from bijectory.training.config import FitConfig
 
 CHUNK = 4096  # rows per validation chunk: memory stays bounded whatever the size of the held-out part
+CHUNK_VALUES = 1 << 18  # and values, for events as large as images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Rows:
     def all(self) -> Batch:
         """Every row, without a copy."""
         return Batch(self.x, self.c, self.weight)
+
+    def within(self, rows: int, values: int) -> int:
+        """Number of rows, at least one and at most ``rows``, that hold at most so many values."""
+        return max(1, min(rows, values // max(1, self.x[:1].numel())))
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Consecutive slices, without a copy."""

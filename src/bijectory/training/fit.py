@@ -14,7 +14,7 @@ from bijectory.objectives import Batch, nll
 from bijectory.training import guard, rng
 from bijectory.training.callbacks import Callback
 from bijectory.training.config import FitConfig
-from bijectory.training.data import CHUNK, Data, Rows, as_data, digest, prepare
+from bijectory.training.data import CHUNK, CHUNK_VALUES, Data, Rows, as_data, digest, prepare
 from bijectory.training.ema import EMA
 from bijectory.training.evaluate import Objective, compiled, mean_loss, quietly
 from bijectory.training.progress import Progress
@@ -24,6 +24,7 @@ from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
 
 INIT_ROWS = 16384  # rows for the data-dependent initialisation: bounds its memory, statistics are within 1 %
+INIT_VALUES = 1 << 20  # the same for events as large as images, whose pixels add to the statistics
 PROBE_ROWS = 256  # rows whose loss ties a checkpoint to the model that wrote it
 PATIENCE_STEPS = 20  # an epoch of fewer steps counts as a part of so many for patience
 DEFAULTS = FitConfig()
@@ -232,8 +233,9 @@ class Loop:
         """Validation loss of the averaged weights, in chunks of bounded size; None without validation."""
         if self.valid is None:
             return None
+        size = max(self.valid.within(CHUNK, CHUNK_VALUES), self.batch_size)
         with quietly(self.model, self.config.seed), self.run.averaged():
-            return mean_loss(self.loss, self.model, self.valid, self.valid.chunks(max(CHUNK, self.batch_size)))
+            return mean_loss(self.loss, self.model, self.valid, self.valid.chunks(size))
 
     def probe(self) -> float:
         """Loss of the raw weights on the first training rows."""
@@ -328,7 +330,8 @@ def initialize(model: nn.Module, train: Rows) -> None:
     if method is None:
         return
     rows = train.all()
-    if len(train) > INIT_ROWS:
-        rows = train.take(torch.randperm(len(train))[:INIT_ROWS].sort().values.to(train.x.device))
+    few = train.within(INIT_ROWS, INIT_VALUES)
+    if len(train) > few:
+        rows = train.take(torch.randperm(len(train))[:few].sort().values.to(train.x.device))
     with torch.no_grad():
         method(rows.x, rows.c)

@@ -45,8 +45,12 @@ def unpack(run: Run, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
             shadow.copy_(groups["ema"][name])
         run.ema.updates = scalars["ema_updates"]
     state: dict[int, dict[str, Tensor]] = {}
+    params = run.optimizer.param_groups[0]["params"]
     for name, value in groups["optimizer"].items():
         index, _, key = name.partition("/")
+        like = params[int(index)]
+        if value.shape == like.shape:  # in the strides of its parameter: fused kernels walk through memory, not indices
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
     rng.restore(groups["rng"])
