@@ -10,8 +10,8 @@ from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.linear_rational import LinearRational
 from bijectory.bijections.linear_spline import LinearSpline
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
-from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.mixture_cdf import MixtureCdf
+from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sigmoidal import Sigmoidal
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
@@ -29,8 +29,8 @@ __all__ = [
     "LinearSpline",
     "Log",
     "Logit",
-    "QuadraticSpline",
     "MixtureCdf",
+    "QuadraticSpline",
     "RationalQuadratic",
     "Shift",
     "Sigmoid",

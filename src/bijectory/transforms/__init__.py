@@ -7,10 +7,9 @@ from bijectory.transforms.conv1x1 import Conv1x1
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.image_coupling import ImageCoupling
-from bijectory.transforms.lu import LU
-from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.lu import LU, QR
 from bijectory.transforms.matrix_exp import MatrixExp
+from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
 from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
@@ -30,19 +29,18 @@ __all__ = [
     "Coupling",
     "Elementwise",
     "Haar",
+    "Householder",
     "ImageCoupling",
     "Inverse",
-    "Multiscale",
-    "Householder",
-    "Inverse",
     "MatrixExp",
+    "Multiscale",
     "Partition",
     "Permutation",
     "Planar",
     "Radial",
     "Reshape",
-    "Squeeze",
     "Rotation",
+    "Squeeze",
     "Standardize",
     "Transform",
     "random_permutation",
