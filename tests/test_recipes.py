@@ -2,12 +2,14 @@
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
 import torch
 
 import bijectory as bj
+from bijectory.recipes import coupling
 from laws.cases import randomize
 
 F64 = torch.float64
@@ -59,6 +61,29 @@ def test_depth_64_stays_finite_and_invertible_at_initialisation(name):
     with torch.no_grad():
         assert flow.log_prob(torch.randn(256, 8)).isfinite().all()
         assert flow.sample(256).isfinite().all()
+
+
+@pytest.mark.parametrize("layers", [6, 32])
+@pytest.mark.parametrize("features", [2, 8])
+@pytest.mark.parametrize("name", SPLINE)
+def test_trained_like_weights_keep_any_depth_invertible_in_float32(name, features, layers):
+    torch.manual_seed(0)
+    flow = randomize(bj.recipes.RECIPES[name].build(features, layers=layers))
+    assert errors(flow, torch.randn(256, features)) <= 1e-3
+
+
+@pytest.mark.parametrize("layers", [1, 3, 6, 32, 128])
+def test_linear_layers_of_a_stack_share_one_bound(layers):
+    total = 0.0
+    for k in range(layers + 1):
+        total += math.log10(coupling.linear_mixing(8, k, layers)[-1].max_condition)
+    assert total < 6
+
+
+def test_splines_are_as_published_up_to_six_layers_and_bend_less_in_deeper_stacks():
+    assert coupling.bounded_spline(8, 5.0, 6) == bj.RationalQuadratic(8, 5.0)
+    deep = coupling.bounded_spline(8, 5.0, 24)
+    assert (deep.min_bin, deep.min_slope) == (0.5 / 8, 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.ops.linalg import bound_scale, multiply, reflections, shear_condition, solve_triangle, unit_triangle
+from bijectory.ops.linalg import multiply, reflections, shear_condition, solve_triangle, unit_triangle
+from bijectory.ops.scalar import soft_bound
 from bijectory.transforms.linear import Linear, check_bound, check_features
 
 
@@ -75,7 +76,7 @@ class LU(Linear):
         return lower, self._log_scale(factors), unit_triangle(factors, self.max_shear, upper=True)
 
     def _log_scale(self, factors: Tensor) -> Tensor:
-        return bound_scale(factors.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
+        return soft_bound(factors.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
 
     def _weight(self, factors: Tensor) -> Tensor:
         lower, s, upper = self._factor(factors)
@@ -151,7 +152,7 @@ class QR(Linear):
         return f"{self.features}, bias={self.bias}, max_log_scale={self.max_log_scale}, max_shear={self.max_shear}"
 
     def _log_scale(self, factors: Tensor) -> Tensor:
-        return bound_scale(factors.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
+        return soft_bound(factors.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
 
     def _rotation(self, factors: Tensor) -> Tensor:
         # The last vector has nothing but its 1; its reflection makes the number even, and the sign the identity at zero.
