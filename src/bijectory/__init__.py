@@ -22,6 +22,9 @@ if TYPE_CHECKING:
         LinearSpline,
         Log,
         Logit,
+        Power,
+        PowerTails,
+        QuadraticSpline,
         MixtureCdf,
         QuadraticSpline,
         RationalQuadratic,
@@ -59,6 +62,16 @@ if TYPE_CHECKING:
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, dequantized_nll, nll
     from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.objectives import Batch, nll
+    from bijectory.recipes import (
+        iaf,
+        maf,
+        nice,
+        nsf,
+        nsf_ar,
+        real_nvp,
+        ttf,
+    )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -144,6 +157,8 @@ __all__ = [
     "Partition",
     "Permutation",
     "Planar",
+    "Power",
+    "PowerTails",
     "QuadraticSpline",
     "Radial",
     "RationalQuadratic",
@@ -187,6 +202,7 @@ __all__ = [
     "register",
     "reversal",
     "save",
+    "ttf",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

@@ -96,6 +96,10 @@ def gaussianized(x: torch.Tensor) -> torch.Tensor:
     t = logistics(0.5, math.pi / 1.5)(x.double())
     tail = torch.special.ndtri(torch.sigmoid(-t.abs()))  # the small side of the distribution function keeps its digits
     return torch.where(t < 0, tail, -tail).to(x.dtype)
+def light(x: torch.Tensor) -> torch.Tensor:
+    """PowerTails at ``phi = 0``, in the words of the paper."""
+    mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
+    return x.sign() * 2**0.5 * torch.erfinv(1 - mass)
 
 
 def _partition(c: int) -> bj.Partition:
@@ -137,6 +141,8 @@ BIJECTIONS = [
     Case("Gaussianization", lambda _: bj.Gaussianization(2), (0,), start=gaussianized),
     Case("Sigmoidal", lambda _: bj.Sigmoidal(2), (0,), start=two_logistics),
     Case("Sigmoidal-deep", lambda _: bj.Sigmoidal(2, 2), (0,), start=lambda x: two_logistics(two_logistics(x))),
+    Case("Power", lambda _: bj.Power(), (0,), domain=torch.exp, range=torch.exp),
+    Case("PowerTails", lambda _: bj.PowerTails(), (0,), start=light, saturates=True),
     Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
     Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
     Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
@@ -251,6 +257,9 @@ RECIPES = [
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
+    # Light tails, or the mass is beyond importance sampling; a latent of 1e6 is beyond every floating-point number.
+    Case("ttf", lambda c: bj.ttf(2, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=2, saturates=True),
+    Case("ttf-1d", lambda c: bj.ttf(1, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=1, saturates=True),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -10,6 +10,9 @@ from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.linear_rational import LinearRational
 from bijectory.bijections.linear_spline import LinearSpline
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.power import Power
+from bijectory.bijections.power_tails import PowerTails
+from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.mixture_cdf import MixtureCdf
 from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.rational_quadratic import RationalQuadratic
@@ -29,6 +32,9 @@ __all__ = [
     "LinearSpline",
     "Log",
     "Logit",
+    "Power",
+    "PowerTails",
+    "QuadraticSpline",
     "MixtureCdf",
     "QuadraticSpline",
     "RationalQuadratic",
