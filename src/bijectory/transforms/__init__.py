@@ -18,6 +18,7 @@ from bijectory.transforms.permutation import Permutation, random_permutation, re
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
+from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Planar",
     "Radial",
     "Reshape",
+    "Reversible",
     "Squeeze",
     "Rotation",
     "Standardize",
