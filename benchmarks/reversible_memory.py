@@ -8,7 +8,6 @@ median of several steps, both kinds in turn.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -53,13 +52,22 @@ def kept(flow, x):
     return sum(size for size, _ in seen.values())
 
 
+def high_water():
+    """Peak resident size of this process in MB since it was last reset (Linux)."""
+    with open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def peak(kind, layers, batch, *, reversible):
-    """Growth of this process's peak resident size in MB, over a process that has made a step of two rows."""
+    """Growth of this process's peak resident size in MB during one step, after a step of two rows."""
     flow, shape = build(kind, layers, reversible=reversible)
     step(flow, 128 + torch.randn(2, *shape))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step(flow, 128 + torch.randn(batch, *shape))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    x = 128 + torch.randn(batch, *shape)
+    with open("/proc/self/clear_refs", "w") as control:
+        control.write("5")  # resets the peak to the present size
+    before = high_water()
+    step(flow, x)
+    return high_water() - before
 
 
 def seconds(kind, layers, batch, repeats=5):

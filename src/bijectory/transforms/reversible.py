@@ -1,8 +1,8 @@
 """Training whose memory does not grow with depth: activations are recomputed from outputs."""
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from bijectory.errors import check_type
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.chain import Chain
-
-Way = Literal["forward", "inverse"]
+from bijectory.transforms.retrace import Retraceable, Way
 
 
 class Reversible(Transform):
@@ -77,24 +76,24 @@ class Reversible(Transform):
 
 
 class _Step(NamedTuple):
-    """One layer in the direction of the run."""
+    """One layer of a run, in the order of the run."""
 
-    run: Transform
-    back: Transform
+    layer: Transform
+    way: Way
     events: int  # dimensions of an event of the result
-    weights: dict[str, int]  # places of the layer's weights among those of the chain
+    places: dict[str, int]  # of the layer's weights among those of the chain
 
 
 def _steps(transform: Transform, way: Way, weights: Sequence[Tensor]) -> list[_Step]:
     layers = list(transform) if isinstance(transform, Chain) else [transform]
-    directed = layers if way == "forward" else [Inverse(t) for t in reversed(layers)]
     events = transform.event_dim if way == "forward" else transform.latent_event_dim
     place = {id(p): k for k, p in enumerate(weights)}
     steps = []
-    for layer in directed:
-        events += layer.latent_event_dim - layer.event_dim
-        names = {n: place[id(p)] for n, p in layer.named_parameters() if p.requires_grad}
-        steps.append(_Step(layer, Inverse(layer), events, names))
+    for layer in layers if way == "forward" else reversed(layers):
+        change = layer.latent_event_dim - layer.event_dim
+        events += change if way == "forward" else -change
+        places = {n: place[id(p)] for n, p in layer.named_parameters() if p.requires_grad}
+        steps.append(_Step(layer, way, events, places))
     return steps
 
 
@@ -108,48 +107,88 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_ladj: Tensor) -> Any:
-        # The weights of the forward pass, which a functional call may have put in the place of the module's own.
         z, c, *weights = ctx.saved_tensors
         wants_c = c is not None and ctx.needs_input_grad[3]
-        grad_c: Tensor | None = None
-        grad_weights: list[Tensor | None] = [None] * len(weights)
+        grads: list[Tensor | None] = [None] * (1 + len(weights))  # of the context and the weights
+        twice = torch.is_grad_enabled()  # the backward pass is itself differentiated
         with torch.autocast(*ctx.autocast) if ctx.autocast else contextlib.nullcontext():
             for step in reversed(ctx.steps):
-                mine = {n: weights[k] for n, k in step.weights.items()}
-                z, _ = functional_call(step.back, {f"transform.{n}": p for n, p in mine.items()}, (z, c))
-                grad, by_c, by_weight = _pull_back(step, z, c, mine, grad, grad_ladj, wants_c=wants_c)
-                grad_c = _sum(grad_c, by_c)
-                for k, g in zip(step.weights.values(), by_weight, strict=True):
-                    grad_weights[k] = _sum(grad_weights[k], g)
+                mine = {n: weights[k] for n, k in step.places.items()}
+                own = dict(step.layer.named_parameters())
+                plain = not twice and all(own[n] is p for n, p in mine.items())
+                trace = (_trace if plain else _trace_anew)(step, z, c, mine, wants_c=wants_c)
+                (grad, *rest), z = trace.pull_back(grad, grad_ladj, again=twice), trace.x
+                for k, g in zip((*([0] if wants_c else []), *(1 + k for k in step.places.values())), rest, strict=True):
+                    grads[k] = g if grads[k] is None else grads[k] if g is None else grads[k] + g
         # A layer that does not read the context was run on fewer rows than were recomputed: their gradients add.
-        return None, None, grad.sum_to_size(ctx.shape), grad_c, *grad_weights
+        return None, None, grad.sum_to_size(ctx.shape), *grads
 
 
-def _pull_back(
-    step: _Step,
-    x: Tensor,
-    c: Tensor | None,
-    weights: dict[str, Tensor],
-    grad: Tensor,
-    grad_ladj: Tensor,
-    *,
-    wants_c: bool,
-) -> tuple[Tensor, Tensor | None, Sequence[Tensor | None]]:
-    """Differentiate one layer at ``x``: gradients of its input, of the context, and of each of its weights."""
-    twice = torch.is_grad_enabled()  # the backward pass is itself differentiated
-    # Fresh nodes, so that the gradient is that of the layer alone: x depends on the weights too, through the inverse.
-    fresh = _alias if twice else _leaf
+class _Trace(NamedTuple):
+    """One layer recorded on its own: its input ``x``, the inputs of the graph, and its outputs."""
+
+    x: Tensor
+    parts: tuple[Tensor, ...]  # of x
+    join: Callable[..., Tensor]
+    others: tuple[Tensor, ...]  # context, weights
+    z: Tensor
+    ladj: Tensor
+
+    def pull_back(self, grad: Tensor, grad_ladj: Tensor, *, again: bool) -> list[Tensor | None]:
+        """Gradients of ``x`` and of the others."""
+        pairs = [(self.z, grad), (self.ladj, grad_ladj.sum_to_size(self.ladj.shape))]
+        outputs, seeds = zip(*((o, g.to(o.dtype)) for o, g in pairs if o.requires_grad), strict=True)
+        inputs = (*self.parts, *self.others)
+        found = torch.autograd.grad(outputs, inputs, seeds, create_graph=again, allow_unused=True)
+        n = len(self.parts)
+        of_parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parts, found[:n], strict=True)]
+        return [self.join(*of_parts), *found[n:]]
+
+
+def _trace(step: _Step, z: Tensor, c: Tensor | None, weights: dict[str, Tensor], *, wants_c: bool) -> _Trace:
+    """The layer as it stands, to be differentiated once."""
+    run, back = (getattr(step.layer, way) for way in (step.way, _opposite(step.way)))
+    c = _leaf(c) if c is not None and wants_c else c
+    parts: tuple[Tensor, ...]
+    join: Callable[..., Tensor]
     with torch.enable_grad():
-        x, c = fresh(x), fresh(c) if c is not None and wants_c else c
-        inner = {n: fresh(p) for n, p in weights.items()}
-        y, ladj = functional_call(step.run, inner, (x, c))
+        if isinstance(step.layer, Retraceable):
+            parts, y, ladj = step.layer.retrace(step.way, z, c)
+            join = step.layer.join
+            x = join(*(p.detach() for p in parts))
+        else:
+            with torch.no_grad():
+                x, _ = back(z, c)
+            parts, join = (_leaf(x),), _identity
+            y, ladj = run(*parts, c)
         ladj = sum_event(ladj, ladj.dim() - (y.dim() - step.events))
-    pairs = [(y, grad), (ladj, grad_ladj.sum_to_size(ladj.shape))]
-    outputs, seeds = zip(*((o, g.to(o.dtype)) for o, g in pairs if o.requires_grad), strict=True)
-    inputs = (x, *((c,) if wants_c else ()), *inner.values())
-    found = torch.autograd.grad(outputs, inputs, seeds, create_graph=twice, allow_unused=True)
-    first = 1 + wants_c
-    return found[0], found[1] if wants_c else None, found[first:]
+    return _Trace(x, parts, join, (*((c,) if wants_c else ()), *weights.values()), y, ladj)
+
+
+def _trace_anew(step: _Step, z: Tensor, c: Tensor | None, weights: dict[str, Tensor], *, wants_c: bool) -> _Trace:
+    """The layer with the weights of its run, which a functional call may have put in, differentiable any number of times.
+
+    ``x`` depends on the context and the weights through the inverse, so the layer is recorded on fresh nodes for them:
+    gradients are those of the layer alone.
+    """
+    x, _ = _call(step.layer, _opposite(step.way), weights, z, c)
+    fresh = _alias if torch.is_grad_enabled() else _leaf
+    with torch.enable_grad():
+        part, c = fresh(x), fresh(c) if c is not None and wants_c else c
+        inner = {n: fresh(p) for n, p in weights.items()}
+        y, ladj = _call(step.layer, step.way, inner, part, c)
+        ladj = sum_event(ladj, ladj.dim() - (y.dim() - step.events))
+    return _Trace(x, (part,), _identity, (*((c,) if wants_c else ()), *inner.values()), y, ladj)
+
+
+def _call(layer: Transform, way: Way, weights: dict[str, Tensor], x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    if way == "forward":
+        return functional_call(layer, weights, (x, c))
+    return functional_call(Inverse(layer), {f"transform.{n}": p for n, p in weights.items()}, (x, c))
+
+
+def _opposite(way: Way) -> Way:
+    return "inverse" if way == "forward" else "forward"
 
 
 def _leaf(t: Tensor) -> Tensor:
@@ -160,8 +199,8 @@ def _alias(t: Tensor) -> Tensor:
     return t.view_as(t)
 
 
-def _sum(total: Tensor | None, value: Tensor | None) -> Tensor | None:
-    return value if total is None else total if value is None else total + value
+def _identity(t: Tensor) -> Tensor:
+    return t
 
 
 def _autocast(device: str) -> tuple[str, torch.dtype] | None:
