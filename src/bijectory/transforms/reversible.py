@@ -117,7 +117,7 @@ class _Recompute(torch.autograd.Function):
                 own = dict(step.layer.named_parameters())
                 plain = not twice and all(own[n] is p for n, p in mine.items())
                 trace = (_trace if plain else _trace_anew)(step, z, c, mine, wants_c=wants_c)
-                (grad, *rest), z = trace.pull_back(grad, grad_ladj, again=twice), trace.x
+                (grad, rest), z = trace.pull_back(grad, grad_ladj, again=twice), trace.x
                 for k, g in zip((*([0] if wants_c else []), *(1 + k for k in step.places.values())), rest, strict=True):
                     grads[k] = g if grads[k] is None else grads[k] if g is None else grads[k] + g
         # A layer that does not read the context was run on fewer rows than were recomputed: their gradients add.
@@ -134,7 +134,7 @@ class _Trace(NamedTuple):
     z: Tensor
     ladj: Tensor
 
-    def pull_back(self, grad: Tensor, grad_ladj: Tensor, *, again: bool) -> list[Tensor | None]:
+    def pull_back(self, grad: Tensor, grad_ladj: Tensor, *, again: bool) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Gradients of ``x`` and of the others."""
         pairs = [(self.z, grad), (self.ladj, grad_ladj.sum_to_size(self.ladj.shape))]
         outputs, seeds = zip(*((o, g.to(o.dtype)) for o, g in pairs if o.requires_grad), strict=True)
@@ -142,7 +142,7 @@ class _Trace(NamedTuple):
         found = torch.autograd.grad(outputs, inputs, seeds, create_graph=again, allow_unused=True)
         n = len(self.parts)
         of_parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parts, found[:n], strict=True)]
-        return [self.join(*of_parts), *found[n:]]
+        return self.join(*of_parts), found[n:]
 
 
 def _trace(step: _Step, z: Tensor, c: Tensor | None, weights: dict[str, Tensor], *, wants_c: bool) -> _Trace:
