@@ -20,6 +20,7 @@ __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomiz
 FEATURES = 4
 CONTEXT = 3
 IMAGE = (2, 4, 4)
+HALVES = ((1, 1, 0, 0), (0, 0, 1, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,11 @@ def _partition(c: int) -> bj.Partition:
     return bj.Partition(affine, bj.Chain(), bj.Elementwise(bj.SinhArcsinh(), 1, c, (8,)), groups=[(3, 1), (2,), (0,)])
 
 
+def _reversible(c: int) -> bj.Reversible:
+    """A layer without context before layers with context: rows grow on the way."""
+    return bj.Reversible(bj.Chain(bj.LU(FEATURES), *(bj.Coupling(bj.Affine(), m, c, (8,)) for m in HALVES)))
+
+
 def _coupling(channels: int, mask: str, c: int) -> bj.ImageCoupling:
     return bj.ImageCoupling(bj.Affine(), channels, mask, swap=True, context=c, hidden=4)
 
@@ -172,6 +178,8 @@ TRANSFORMS = [
     Case("Householder", lambda c: bj.Householder(FEATURES, c, (8,), 3)),
     Case("Rotation", lambda c: bj.Rotation(FEATURES, c, (8,))),
     Case("MatrixExp", lambda c: bj.MatrixExp(FEATURES, c, (8,))),
+    Case("Chain", lambda c: bj.Chain(*(bj.Coupling(bj.Affine(), m, c, (8,)) for m in HALVES))),
+    Case("LU", lambda _: bj.LU(FEATURES), contexts=(0,)),
     Case("Partition", _partition, context_free=(2, 3)),
     Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), contexts=(0,)),
     Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
@@ -191,6 +199,7 @@ TRANSFORMS = [
     Case("ImageCoupling-swap", lambda c: _coupling(3, "channels", c), features=(3, 2, 2)),
     Case("ImageCoupling-checkerboard", lambda c: _coupling(1, "checkerboard", c), features=(1, 3, 4)),
     Case("Multiscale", _multiscale, features=IMAGE, context_free=tuple(range(24))),
+    Case("Reversible", _reversible),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 

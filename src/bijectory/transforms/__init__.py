@@ -17,6 +17,7 @@ from bijectory.transforms.permutation import Permutation, random_permutation, re
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
+from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "Planar",
     "Radial",
     "Reshape",
+    "Reversible",
+    "Squeeze",
     "Rotation",
     "Squeeze",
     "Standardize",

@@ -9,10 +9,10 @@ from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MLP
 from bijectory.ops.shape import expand_to_context, sum_event, take, to_planes
-from bijectory.transforms.base import Transform
+from bijectory.transforms.retrace import Retraceable, Way, rerun
 
 
-class Coupling(Transform):
+class Coupling(Retraceable):
     r"""Coupling layer :math:`z_A = x_A,\; z_B = \tau(x_B; \phi(x_A, c))` with any scalar family and any conditioner.
 
     The Jacobian is block triangular, so the log-determinant is the sum of the scalar ones over :math:`B`; both
@@ -79,7 +79,7 @@ class Coupling(Transform):
         x = take(x, self._order)
         return x[..., :n], x[..., n:]
 
-    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
+    def join(self, kept: Tensor, moved: Tensor) -> Tensor:
         kept = kept.to(moved.dtype)
         if self._kept_last:
             return _cat(moved, kept)
@@ -90,13 +90,21 @@ class Coupling(Transform):
         c = c if self.context else None
         a, b = self._split(expand_to_context(x, c, 1))
         b, ladj = self.bijection.forward(b, to_planes(self.net(a, c), self.bijection.n_params))
-        return self._join(a, b), sum_event(ladj, 1)
+        return self.join(a, b), sum_event(ladj, 1)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         a, b = self._split(expand_to_context(z, c, 1))
         b, ladj = self.bijection.inverse(b, to_planes(self.net(a, c), self.bijection.n_params))
-        return self._join(a, b), sum_event(ladj, 1)
+        return self.join(a, b), sum_event(ladj, 1)
+
+    def retrace(self, way: Way, z: Tensor, c: Tensor | None = None) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        a, b = self._split(z.detach())
+        a = a.requires_grad_()
+        b, moved, ladj = rerun(
+            self.bijection, way, b, to_planes(self.net(a, c if self.context else None), self.bijection.n_params)
+        )
+        return (a, b), self.join(a, moved), sum_event(ladj, 1)
 
 
 def _cat(a: Tensor, b: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import ConvNet
 from bijectory.ops.image import checkerboard, image_planes
 from bijectory.ops.shape import expand_to_context, sum_event
-from bijectory.transforms.base import Transform
+from bijectory.transforms.retrace import Retraceable, Way, rerun
 
 Mask = Literal["channels", "checkerboard"]
 Scalar = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class ImageCoupling(Transform):
+class ImageCoupling(Retraceable):
     r"""Coupling of images :math:`z_A = x_A,\; z_B = \tau(x_B; \phi(x_A, c))` with any scalar family.
 
     Part A are the first half of the channels, or the pixels of a checkerboard whose row plus column is even; ``swap``
@@ -87,18 +87,34 @@ class ImageCoupling(Transform):
         return self._couple(self.bijection.inverse, z, c)
 
     def _couple(self, scalar: Scalar, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        c = c if self.context else None
-        x = expand_to_context(x, c, 3)
-        return self._halves(scalar, x, c) if self.mask == "channels" else self._pixels(scalar, x, c)
+        a, b = self._split(expand_to_context(x, c if self.context else None, 3))
+        b, ladj = scalar(b, self._planes(a, c))
+        return self.join(a, b), self._total(ladj)
 
-    def _halves(self, scalar: Scalar, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    def retrace(self, way: Way, z: Tensor, c: Tensor | None = None) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        a, b = self._split(z.detach())
+        a = a.requires_grad_()
+        b, moved, ladj = rerun(self.bijection, way, b, self._planes(a, c))
+        return (a, b), self.join(a, moved), self._total(ladj)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mask == "checkerboard":
+            return torch.where(self._kept(x), x, 0.0), x
         first, last = x.split(self._sizes, -3)
-        a, b = (last, first) if self.swap else (first, last)
-        b, ladj = scalar(b, image_planes(self.net(a, c), self.bijection.n_params))
-        return torch.cat((b, a) if self.swap else (a, b), -3), sum_event(ladj, 3)
+        return (last, first) if self.swap else (first, last)
 
-    def _pixels(self, scalar: Scalar, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept = checkerboard(x.shape[-2], x.shape[-1], x.device) != self.swap
-        phi = image_planes(self.net(torch.where(kept, x, 0.0), c), self.bijection.n_params)
-        y, ladj = scalar(x, torch.where(kept, 0.0, phi))  # on kept pixels any safe parameters do
-        return torch.where(kept, x, y), sum_event(torch.where(kept, 0.0, ladj), 3)
+    def join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        if self.mask == "checkerboard":
+            return torch.where(self._kept(moved), kept, moved)
+        return torch.cat((moved, kept) if self.swap else (kept, moved), -3)
+
+    def _planes(self, a: Tensor, c: Tensor | None) -> Tensor:
+        phi = image_planes(self.net(a, c if self.context else None), self.bijection.n_params)
+        # On the kept pixels of a checkerboard any safe parameters do.
+        return torch.where(self._kept(a), 0.0, phi) if self.mask == "checkerboard" else phi
+
+    def _total(self, ladj: Tensor) -> Tensor:
+        return sum_event(torch.where(self._kept(ladj), 0.0, ladj) if self.mask == "checkerboard" else ladj, 3)
+
+    def _kept(self, x: Tensor) -> Tensor:
+        return checkerboard(x.shape[-2], x.shape[-1], x.device) != self.swap
