@@ -106,6 +106,7 @@ BIJECTIONS = [
     Case("RationalQuadratic-float64", lambda _: bj.RationalQuadratic(4, 3.0, precision="float64"), (0,)),
     Case("Exp", lambda _: bj.Exp(), (0,), range=torch.exp, start=torch.exp, saturates=True),
     Case("Arcsinh", lambda _: bj.Arcsinh(), contexts=(0,), range=torch.asinh, start=torch.asinh, saturates=True),
+    Case("Inverted", lambda _: bj.Inverted(bj.Affine()), (0,)),
     Case("LeakyReLU", lambda _: bj.LeakyReLU(), (0,)),
     Case("Log", lambda _: bj.Log(), (0,), domain=torch.exp, start=torch.log, saturates=True),
     Case("Logit", lambda _: bj.Logit(), (0,), domain=torch.sigmoid, start=torch.logit, saturates=True),
@@ -150,6 +151,13 @@ TRANSFORMS = [
     Case("ImageCoupling-swap", lambda c: _coupling(3, "channels", c), features=(3, 2, 2)),
     Case("ImageCoupling-checkerboard", lambda c: _coupling(1, "checkerboard", c), features=(1, 3, 4)),
     Case("Multiscale", _multiscale, features=IMAGE, context_free=tuple(range(24))),
+    Case("Causal", lambda c: bj.Causal(bj.Affine(), 3, 2, c, width=8, heads=2), features=(3, 2)),
+    Case(
+        "Causal-backwards",
+        lambda c: bj.Causal(bj.RationalQuadratic(4), 2, 1, c, 8, 1, 2, backwards=True),
+        features=(2, 1),
+    ),
+    Case("Patchify", lambda _: bj.Patchify((1, 2, 4), 2), (0,), features=(1, 2, 4)),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 

@@ -4,6 +4,7 @@ from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
 from bijectory.bijections.exponential import Exp, Log, Softplus
+from bijectory.bijections.inverted import Inverted
 from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
 from bijectory.bijections.rational_quadratic import RationalQuadratic
@@ -15,6 +16,7 @@ __all__ = [
     "Arcsinh",
     "Bijection",
     "Exp",
+    "Inverted",
     "LeakyReLU",
     "Log",
     "Logit",

@@ -2,6 +2,7 @@
 
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
+from bijectory.transforms.causal import Causal, Jacobi
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.conv1x1 import Conv1x1
 from bijectory.transforms.coupling import Coupling
@@ -11,6 +12,7 @@ from bijectory.transforms.lu import LU
 from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
 from bijectory.transforms.partition import Partition
+from bijectory.transforms.patchify import Patchify
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
@@ -21,6 +23,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Autoregressive",
+    "Causal",
     "Chain",
     "Conv1x1",
     "Coupling",
@@ -29,7 +32,9 @@ __all__ = [
     "ImageCoupling",
     "Inverse",
     "Multiscale",
+    "Jacobi",
     "Partition",
+    "Patchify",
     "Permutation",
     "Planar",
     "Radial",
