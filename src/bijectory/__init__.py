@@ -47,10 +47,12 @@ if TYPE_CHECKING:
         StudentT,
         Target,
         TwoMoons,
+        denoise,
+        guided_sample,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, nll
-    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.objectives import Batch, ContextDropout, NoisyData, nll
+    from bijectory.recipes import glow, iaf, jet, maf, nice, nsf, nsf_ar, real_nvp, tarflow, tarflow_image
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -97,6 +99,7 @@ __all__ = [
     "Causal",
     "Chain",
     "Checkerboard",
+    "ContextDropout",
     "Conv1x1",
     "Coupling",
     "Data",
@@ -124,6 +127,7 @@ __all__ = [
     "Log",
     "Logit",
     "Multiscale",
+    "NoisyData",
     "Partition",
     "Patchify",
     "Permutation",
@@ -149,10 +153,13 @@ __all__ = [
     "Transform",
     "TwoMoons",
     "YeoJohnson",
+    "denoise",
     "fit",
     "fit_table",
     "glow",
+    "guided_sample",
     "iaf",
+    "jet",
     "load",
     "load_metadata",
     "maf",
@@ -166,6 +173,8 @@ __all__ = [
     "register",
     "reversal",
     "save",
+    "tarflow",
+    "tarflow_image",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

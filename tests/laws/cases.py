@@ -194,6 +194,7 @@ PIXELS = {
     "saturates": True,
     "weights": 0.15,
 }
+TINY = {"layers": 2, "width": 8, "depth": 1, "heads": 2}  # transformers
 
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
@@ -203,6 +204,11 @@ RECIPES = [
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
+    Case("tarflow", lambda c: bj.tarflow(2, c, **TINY), features=2),
+    Case(
+        "tarflow_image", lambda c: bj.tarflow_image((1, 1, 2), c, levels=4, **TINY), **{**PIXELS, "features": (1, 1, 2)}
+    ),
+    Case("jet", lambda c: bj.jet((1, 2, 2), c, levels=4, patch=1, **TINY), **PIXELS),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -5,6 +5,7 @@ from bijectory.densities.base import Density
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
 from bijectory.densities.flow import Flow
+from bijectory.densities.guidance import denoise, guided_sample
 from bijectory.densities.mixture import GaussianMixture
 from bijectory.densities.normal import DiagonalNormal, StandardNormal
 from bijectory.densities.student import StudentT
@@ -41,4 +42,6 @@ __all__ = [
     "StudentT",
     "Target",
     "TwoMoons",
+    "denoise",
+    "guided_sample",
 ]

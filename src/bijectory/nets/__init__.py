@@ -7,5 +7,15 @@ from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 
-__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
-__all__ = ["ACTIVATIONS", "MLP", "Cache", "CausalTransformer", "Dense", "Freezable", "MaskedMLP", "ViT"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Cache",
+    "CausalTransformer",
+    "Conv",
+    "ConvNet",
+    "Dense",
+    "Freezable",
+    "MaskedMLP",
+    "ViT",
+]

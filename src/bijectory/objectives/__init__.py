@@ -1,6 +1,7 @@
 """Objectives: plain callables ``(model, batch) -> scalar``, lower is better."""
 
+from bijectory.objectives.augment import ContextDropout, NoisyData
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.likelihood import nll
 
-__all__ = ["Batch", "nll"]
+__all__ = ["Batch", "ContextDropout", "NoisyData", "nll"]

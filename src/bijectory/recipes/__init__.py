@@ -4,5 +4,21 @@ from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
+from bijectory.recipes.transformer import jet, tarflow, tarflow_image
 
-__all__ = ["RECIPES", "Recipe", "find_recipe", "glow", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "find_recipe",
+    "glow",
+    "iaf",
+    "jet",
+    "maf",
+    "nice",
+    "nsf",
+    "nsf_ar",
+    "real_nvp",
+    "recipe",
+    "tarflow",
+    "tarflow_image",
+]

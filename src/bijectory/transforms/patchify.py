@@ -60,7 +60,7 @@ class Patchify(Transform):
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         p, batch = self.patch, z.shape[:-2]
         tokens = z.reshape(*batch, self.rows, self.columns, self.shape[0], p, p)
-        return tokens.movedim((-5, -4), (-4, -2)).reshape(*batch, *self.shape), z.new_zeros(batch)
+        return tokens.movedim((-5, -4), (-4, -2)).reshape(*batch, *self.shape).contiguous(), z.new_zeros(batch)
 
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         ok = tuple(data_shape) == self.shape
