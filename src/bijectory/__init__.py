@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CubicSpline,
         Exp,
         Gaussianization,
+        Inverted,
         LeakyReLU,
         LinearRational,
         LinearSpline,
@@ -72,6 +73,12 @@ if TYPE_CHECKING:
         real_nvp,
         ttf,
     )
+        denoise,
+        guided_sample,
+    )
+    from bijectory.io import load, load_metadata, save
+    from bijectory.objectives import Batch, ContextDropout, NoisyData, nll
+    from bijectory.recipes import glow, iaf, jet, maf, nice, nsf, nsf_ar, real_nvp, tarflow, tarflow_image
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -80,6 +87,7 @@ if TYPE_CHECKING:
         QR,
         ActNorm,
         Autoregressive,
+        Causal,
         Chain,
         Conv1x1,
         Coupling,
@@ -91,6 +99,7 @@ if TYPE_CHECKING:
         MatrixExp,
         Multiscale,
         Partition,
+        Patchify,
         Permutation,
         Planar,
         Radial,
@@ -120,8 +129,10 @@ __all__ = [
     "Bijection",
     "BoxUniform",
     "Callback",
+    "Causal",
     "Chain",
     "Checkerboard",
+    "ContextDropout",
     "Conv1x1",
     "Coupling",
     "CubicSpline",
@@ -148,6 +159,7 @@ __all__ = [
     "Householder",
     "ImageCoupling",
     "Inverse",
+    "Inverted",
     "LeakyReLU",
     "LinearRational",
     "LinearSpline",
@@ -156,7 +168,9 @@ __all__ = [
     "MatrixExp",
     "MixtureCdf",
     "Multiscale",
+    "NoisyData",
     "Partition",
+    "Patchify",
     "Permutation",
     "Planar",
     "Power",
@@ -188,10 +202,13 @@ __all__ = [
     "YeoJohnson",
     "bits_per_dim",
     "dequantized_nll",
+    "denoise",
     "fit",
     "fit_table",
     "glow",
+    "guided_sample",
     "iaf",
+    "jet",
     "load",
     "load_metadata",
     "maf",
@@ -206,6 +223,8 @@ __all__ = [
     "reversal",
     "save",
     "ttf",
+    "tarflow",
+    "tarflow_image",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

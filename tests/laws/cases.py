@@ -138,6 +138,7 @@ BIJECTIONS = [
     ),
     Case("Exp", lambda _: bj.Exp(), (0,), range=torch.exp, start=torch.exp, saturates=True),
     Case("Arcsinh", lambda _: bj.Arcsinh(), contexts=(0,), range=torch.asinh, start=torch.asinh, saturates=True),
+    Case("Inverted", lambda _: bj.Inverted(bj.Affine()), (0,)),
     Case("LeakyReLU", lambda _: bj.LeakyReLU(), (0,)),
     Case("Log", lambda _: bj.Log(), (0,), domain=torch.exp, start=torch.log, saturates=True),
     Case("Logit", lambda _: bj.Logit(), (0,), domain=torch.sigmoid, start=torch.logit, saturates=True),
@@ -200,6 +201,13 @@ TRANSFORMS = [
     Case("ImageCoupling-checkerboard", lambda c: _coupling(1, "checkerboard", c), features=(1, 3, 4)),
     Case("Multiscale", _multiscale, features=IMAGE, context_free=tuple(range(24))),
     Case("Reversible", _reversible),
+    Case("Causal", lambda c: bj.Causal(bj.Affine(), 3, 2, c, width=8, heads=2), features=(3, 2)),
+    Case(
+        "Causal-backwards",
+        lambda c: bj.Causal(bj.RationalQuadratic(4), 2, 1, c, 8, 1, 2, backwards=True),
+        features=(2, 1),
+    ),
+    Case("Patchify", lambda _: bj.Patchify((1, 2, 4), 2), (0,), features=(1, 2, 4)),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -257,6 +265,7 @@ PIXELS = {
     "saturates": True,
     "weights": 0.15,
 }
+TINY = {"layers": 2, "width": 8, "depth": 1, "heads": 2}  # transformers
 
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
@@ -269,6 +278,11 @@ RECIPES = [
     # Light tails, or the mass is beyond importance sampling; a latent of 1e6 is beyond every floating-point number.
     Case("ttf", lambda c: bj.ttf(2, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=2, saturates=True),
     Case("ttf-1d", lambda c: bj.ttf(1, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=1, saturates=True),
+    Case("tarflow", lambda c: bj.tarflow(2, c, **TINY), features=2),
+    Case(
+        "tarflow_image", lambda c: bj.tarflow_image((1, 1, 2), c, levels=4, **TINY), **{**PIXELS, "features": (1, 1, 2)}
+    ),
+    Case("jet", lambda c: bj.jet((1, 2, 2), c, levels=4, patch=1, **TINY), **PIXELS),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

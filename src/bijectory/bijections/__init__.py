@@ -6,6 +6,7 @@ from bijectory.bijections.base import Bijection
 from bijectory.bijections.cubic_spline import CubicSpline
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.gaussianization import Gaussianization
+from bijectory.bijections.inverted import Inverted
 from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.linear_rational import LinearRational
 from bijectory.bijections.linear_spline import LinearSpline
@@ -27,6 +28,7 @@ __all__ = [
     "CubicSpline",
     "Exp",
     "Gaussianization",
+    "Inverted",
     "LeakyReLU",
     "LinearRational",
     "LinearSpline",

@@ -6,6 +6,7 @@ from bijectory.densities.dequantize import Dequantized, bits_per_dim
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
 from bijectory.densities.flow import Flow
+from bijectory.densities.guidance import denoise, guided_sample
 from bijectory.densities.mixture import GaussianMixture
 from bijectory.densities.normal import DiagonalNormal, StandardNormal
 from bijectory.densities.student import StudentT
@@ -44,4 +45,6 @@ __all__ = [
     "Target",
     "TwoMoons",
     "bits_per_dim",
+    "denoise",
+    "guided_sample",
 ]

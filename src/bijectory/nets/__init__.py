@@ -5,5 +5,17 @@ from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
+from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 
-__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Cache",
+    "CausalTransformer",
+    "Conv",
+    "ConvNet",
+    "Dense",
+    "Freezable",
+    "MaskedMLP",
+    "ViT",
+]

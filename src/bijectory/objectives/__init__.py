@@ -1,7 +1,9 @@
 """Objectives: plain callables ``(model, batch) -> scalar``, lower is better."""
 
+from bijectory.objectives.augment import ContextDropout, NoisyData
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
 
 __all__ = ["Batch", "dequantized_nll", "nll"]
+__all__ = ["Batch", "ContextDropout", "NoisyData", "nll"]

@@ -8,3 +8,21 @@ from bijectory.recipes.tails import ttf
 
 __all__ = ["RECIPES", "Recipe", "find_recipe", "glow", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe"]
 __all__ = ["RECIPES", "Recipe", "find_recipe", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe", "ttf"]
+from bijectory.recipes.transformer import jet, tarflow, tarflow_image
+
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "find_recipe",
+    "glow",
+    "iaf",
+    "jet",
+    "maf",
+    "nice",
+    "nsf",
+    "nsf_ar",
+    "real_nvp",
+    "recipe",
+    "tarflow",
+    "tarflow_image",
+]

@@ -2,6 +2,7 @@
 
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
+from bijectory.transforms.causal import Causal, Jacobi
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.conv1x1 import Conv1x1
 from bijectory.transforms.coupling import Coupling
@@ -13,6 +14,7 @@ from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
 from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
+from bijectory.transforms.patchify import Patchify
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
@@ -25,6 +27,7 @@ __all__ = [
     "QR",
     "ActNorm",
     "Autoregressive",
+    "Causal",
     "Chain",
     "Conv1x1",
     "Coupling",
@@ -34,8 +37,10 @@ __all__ = [
     "ImageCoupling",
     "Inverse",
     "MatrixExp",
+    "Jacobi",
     "Multiscale",
     "Partition",
+    "Patchify",
     "Permutation",
     "Planar",
     "Radial",
