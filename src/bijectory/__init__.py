@@ -9,7 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bijectory.apps import FlowDensity, FlowOutlier, TableFit, TableFlow, fit_table
+    from bijectory.apps import (
+        FlowDensity,
+        FlowOutlier,
+        ImageFit,
+        ImageFlow,
+        TableFit,
+        TableFlow,
+        fit_images,
+        fit_table,
+        read_images,
+    )
     from bijectory.bijections import (
         Affine,
         Arcsinh,
@@ -55,7 +65,7 @@ if TYPE_CHECKING:
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, dequantized_nll, nll
-    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, pixel_noise, real_nvp
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -122,6 +132,8 @@ __all__ = [
     "GaussianRing",
     "Haar",
     "ImageCoupling",
+    "ImageFit",
+    "ImageFlow",
     "Inverse",
     "LeakyReLU",
     "LinearRational",
@@ -157,6 +169,7 @@ __all__ = [
     "bits_per_dim",
     "dequantized_nll",
     "fit",
+    "fit_images",
     "fit_table",
     "glow",
     "iaf",
@@ -167,7 +180,9 @@ __all__ = [
     "nll",
     "nsf",
     "nsf_ar",
+    "pixel_noise",
     "random_permutation",
+    "read_images",
     "read_table",
     "real_nvp",
     "register",

@@ -1,9 +1,10 @@
 """Networks that know nothing of flows."""
 
 from bijectory.nets.activations import ACTIVATIONS
+from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 
-__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]

@@ -3,6 +3,20 @@
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow
+from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 
-__all__ = ["RECIPES", "Recipe", "find_recipe", "glow", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "find_recipe",
+    "glow",
+    "iaf",
+    "maf",
+    "nice",
+    "nsf",
+    "nsf_ar",
+    "pixel_noise",
+    "real_nvp",
+    "recipe",
+]
