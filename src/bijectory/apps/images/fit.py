@@ -149,8 +149,9 @@ def fit_images(
     """
     check(0 <= test_fraction < 1, ConfigError, f"test_fraction={test_fraction} must be in [0, 1).")
     array, schema, y = _look(images, labels, levels, layout)
-    core = _build(recipe, schema, recipe_args, (config or FitConfig()).seed).to(dtype)
     settings = config or image_config(len(array))
+    core = _build(recipe, schema, recipe_args, settings.seed)
+    density = Dequantized(core, schema.levels, _noise(noise, schema, settings.seed)).to(device=device, dtype=dtype)
     settings = settings.replace(out=out if out is not None else settings.out, resume=resume or settings.resume)
     split = _split(array, settings.validation_fraction, test_fraction, settings.seed)
     counts = np.bincount(y[split.train], minlength=len(schema.classes)) if y is not None else ()
@@ -165,7 +166,6 @@ def fit_images(
         return torch.from_numpy(array[index]).to(dtype), c
 
     held = Batch(*part(split.validation)) if len(split.validation) else ()
-    density = Dequantized(core, schema.levels, _noise(noise, schema, settings.seed)).to(device=device, dtype=dtype)
     data = Data(*Batch(*part(split.train)), *held)
     result = fit(density, data, objective=dequantized_nll, config=settings, callbacks=callbacks)  # type: ignore[arg-type]
     model = ImageFlow(density.cpu(), schema)
