@@ -21,6 +21,15 @@ def sound(features=3, context=0, dtype=torch.float32):
     return flow, flow.sample(() if context else 400, c, generator=g), c
 
 
+def test_large_events_are_audited_by_what_can_be_measured():
+    flow = bj.Flow(bj.Elementwise(bj.Affine(), 600), bj.StandardNormal(600))
+    audit = flow.check(flow.sample(70))
+    assert audit.ok
+    assert audit["mass minus one"].verdict == audit["log-det against autodiff"].verdict == UNKNOWN
+    broken = bj.Flow(bj.Chain(bj.Elementwise(bj.Logit(), 600)), bj.StandardNormal(600))
+    assert "round trip of data" in failed(broken.check(torch.rand(70, 600).index_fill(1, torch.tensor([3]), 1.5)))
+
+
 def failed(audit):
     return {row.name for row in audit.rows if row.verdict == FAIL}
 

@@ -191,3 +191,31 @@ def test_refusals():
 def test_settings_follow_the_number_of_images():
     assert image_config(1000).batch_size < image_config(50_000).batch_size
     assert image_config(1000, batch_size=7, epochs=3).epochs == 3
+
+
+def test_learned_noise_is_trained_saved_and_part_of_the_bound(tmp_path):
+    x, _ = blobs(200)
+    fitted = fit_images(x, recipe=simple, noise="learned", config=QUICK, audit=False, out=tmp_path / "run")
+    start = bj.pixel_noise((1, 4, 4)).state_dict()
+    trained = fitted.model.density.noise.state_dict()
+    assert any(not torch.equal(start[k].cpu(), v) for k, v in trained.items() if k.endswith("head.bias"))
+    model = ImageFlow.load(tmp_path / "run")
+    np.testing.assert_array_equal(model.score(x), fitted.model.score(x))
+    with torch.no_grad():
+        model.density.noise.transform[2].net.net.head.bias += 1.0
+    assert not np.allclose(model.score(x), fitted.model.score(x))
+    with pytest.raises(ConfigError, match="'uniform', 'learned'"):
+        fit_images(x, recipe=simple, noise="variational", config=QUICK)
+
+
+def test_noise_of_a_pixel_reads_its_neighbourhood():
+    q = bj.pixel_noise((1, 8, 8), hidden=8)
+    torch.manual_seed(0)
+    for p in q.parameters():
+        torch.nn.init.normal_(p, 0.0, 0.3)
+    c = torch.zeros(1, 64, requires_grad=True)
+    u, _ = q.to_data(torch.zeros(1, 64), c)
+    (g,) = torch.autograd.grad(u[0, 0, 4, 4], c)
+    seen = (g.reshape(8, 8) != 0).nonzero()
+    assert seen.amin(0).tolist() == [2, 2]
+    assert seen.amax(0).tolist() == [6, 6]

@@ -9,7 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bijectory.apps import FlowDensity, FlowOutlier, TableFit, TableFlow, fit_table
+    from bijectory.apps import (
+        FlowDensity,
+        FlowOutlier,
+        ImageFit,
+        ImageFlow,
+        TableFit,
+        TableFlow,
+        fit_images,
+        fit_table,
+        read_images,
+    )
     from bijectory.bijections import (
         Affine,
         Arcsinh,
@@ -79,6 +89,7 @@ if TYPE_CHECKING:
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, ContextDropout, NoisyData, nll
     from bijectory.recipes import glow, iaf, jet, maf, nice, nsf, nsf_ar, real_nvp, tarflow, tarflow_image
+    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, pixel_noise, real_nvp
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -158,6 +169,8 @@ __all__ = [
     "Haar",
     "Householder",
     "ImageCoupling",
+    "ImageFit",
+    "ImageFlow",
     "Inverse",
     "Inverted",
     "LeakyReLU",
@@ -204,6 +217,7 @@ __all__ = [
     "dequantized_nll",
     "denoise",
     "fit",
+    "fit_images",
     "fit_table",
     "glow",
     "guided_sample",
@@ -216,7 +230,9 @@ __all__ = [
     "nll",
     "nsf",
     "nsf_ar",
+    "pixel_noise",
     "random_permutation",
+    "read_images",
     "read_table",
     "real_nvp",
     "register",

@@ -67,6 +67,32 @@ def fit_baselines(train: NDArray[np.float64], test: NDArray[np.float64], *, seed
     ]
 
 
+def independent_pixels(
+    train: NDArray[np.integer], test: NDArray[np.integer], levels: int, *, weight: float = 10.0
+) -> Baseline:
+    """Histograms of every pixel by itself: the exact log-probability of whole-number images whose pixels are independent.
+
+    Each histogram is drawn towards that of all pixels together, which counts as much as ``weight`` images.
+
+    Args:
+        train: ``(n, ...)`` levels ``0 ... levels - 1``.
+        test: ``(m, ...)`` held-out images of the same shape.
+        levels: Number of levels.
+        weight: See above.
+
+    Raises:
+        DataError: If there is no training image.
+    """
+    check(len(train) >= 1, DataError, "independent pixels need at least one training image.")
+    x, y = (images.reshape(len(images), -1).astype(np.int64) for images in (train, test))
+    everywhere = (np.bincount(x.ravel(), minlength=levels) + 1) / (x.size + levels)
+    log_prob = np.zeros(len(y))
+    for a, b in zip(x.T, y.T, strict=True):
+        counts = np.bincount(a, minlength=levels)
+        log_prob += np.log((counts + weight * everywhere) / (len(x) + weight))[b]
+    return Baseline("independent pixels", log_prob)
+
+
 def _diagonal(train: NDArray[np.float64], test: NDArray[np.float64]) -> Baseline:
     scale = np.maximum(train.std(0), 1e-12)
     return Baseline("diagonal Gaussian", stats.norm.logpdf(test, train.mean(0), scale).sum(1))

@@ -17,7 +17,7 @@ from bijectory.cli.show import show
 
 app = typer.Typer(
     name="bijectory",
-    help="Normalizing flows for tables: exact log-likelihoods and exact samples.",
+    help="Normalizing flows for tables and images: exact log-likelihoods and exact samples.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,7 +37,7 @@ def common(
     version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     debug: Annotated[bool, Option("--debug", help="Show the trace of an error (also after a verb).")] = False,
 ) -> None:
-    """Normalizing flows for tables: exact log-likelihoods and exact samples."""
+    """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
 for verb in (fit, sample, score, show, report, demo, doctor):

@@ -1,4 +1,4 @@
-"""``bijectory fit``: learn the density of a table."""
+"""``bijectory fit``: learn the density of a table, or of images."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,18 +11,22 @@ from bijectory.cli.words import Json, Quiet, Words
 
 
 def fit(
-    data: Annotated[Path, Argument(help="CSV (also .gz), Parquet, .npy or .npz.")],
+    data: Annotated[
+        Path, Argument(help="Table: CSV (also .gz), Parquet, .npy, .npz. Images: .npy, .npz, idx, folder of PNG.")
+    ],
     *,
     out: Annotated[Path, Option("--out", "-o", help="Run folder to write.")],
     recipe: Annotated[str | None, Option(help="Architecture, see `bijectory list`.")] = None,
     set_: Annotated[Words, Option("--set", metavar="NAME=VALUE", help="Argument of the recipe: layers=8.")] = None,
-    given: Annotated[Words, Option(metavar="COLUMNS", help="Columns to condition on: --given a,b.")] = None,
+    given: Annotated[Words, Option(metavar="COLUMNS", help="Columns to condition on: a,b; of images: label.")] = None,
     drop: Annotated[Words, Option(metavar="COLUMNS", help="Columns to leave out.")] = None,
     bounded: Annotated[Words, Option(metavar="COLUMN=LOW:HIGH", help="Hard bounds: --bounded a=0:1.")] = None,
     positive: Annotated[Words, Option(metavar="COLUMNS", help="Columns with values above 0 only.")] = None,
     dequantize: Annotated[Words, Option(metavar="COLUMNS", help="Discrete columns.")] = None,
     missing: Annotated[str | None, Option(metavar="raise|drop", help="Rows with missing values.")] = None,
     weight: Annotated[str | None, Option(metavar="COLUMN", help="Column with the weights of the rows.")] = None,
+    levels: Annotated[int | None, Option(help="Images: number of levels of a pixel.")] = None,
+    noise: Annotated[str | None, Option(metavar="uniform|learned", help="Images: noise between the levels.")] = None,
     epochs: Annotated[int | None, Option(help="Passes over the training rows.")] = None,
     batch_size: Annotated[int | None, Option(help="Rows of a step.")] = None,
     lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
@@ -35,10 +39,18 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn the density of a table and write a run folder."""
+    """Learn the density of a table or of images and write a run folder."""
     words: dict[str, Any] = {"recipe": recipe, "recipe_args": options.settings(set_), "given": given, "drop": drop}
     words |= {"bounded": options.bounds(bounded), "positive": positive, "dequantize": dequantize, "missing": missing}
-    words |= {"weight": weight, "epochs": epochs, "batch_size": batch_size, "lr": lr, "time_budget": time_budget}
+    words |= {
+        "levels": levels,
+        "noise": noise,
+        "weight": weight,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "time_budget": time_budget,
+    }
     wanted = plan(config, words | {"seed": seed})
     options.claim(out, resume=resume, overwrite=overwrite)
     from bijectory.cli.fitting import run_fit

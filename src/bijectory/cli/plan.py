@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bijectory.cli import options
 from bijectory.errors import ConfigError, check
 
-TABLE = ("recipe", "recipe_args", "given", "bounded", "positive", "dequantize", "missing", "weight", "test_fraction")
+BOTH = ("recipe", "recipe_args", "given", "test_fraction")
+TABLE = ("bounded", "positive", "dequantize", "missing", "weight", "drop")
+IMAGES = ("levels", "noise", "layout")
 LISTS = ("given", "positive", "dequantize", "drop")
 
 
@@ -17,14 +19,22 @@ class Plan:
     """Keywords, by the public function that takes them.
 
     Attributes:
-        table: For ``fit_table``.
-        training: For ``table_config``: settings of ``FitConfig``.
-        drop: Columns to leave out.
+        model: For ``fit_table`` and ``fit_images``.
+        table: For tables only: more of ``fit_table``, and ``drop``.
+        images: More of ``fit_images``.
+        training: For ``table_config`` and ``image_config``: settings of ``FitConfig``.
     """
 
+    model: dict[str, Any]
     table: dict[str, Any]
+    images: dict[str, Any]
     training: dict[str, Any]
-    drop: list[str]
+
+    def refuse(self, name: Literal["table", "images"], data: Path) -> None:
+        """Refuse options that are not for data of this kind."""
+        given = ", ".join(f"--{option}" for option in getattr(self, name))
+        kinds = {"table": "tables", "images": "images"}
+        check(not given, ConfigError, f"{given}: only for {kinds[name]}, and {data} is none; leave it out.")
 
 
 def plan(config: Path | None, words: Mapping[str, Any]) -> Plan:
@@ -39,9 +49,8 @@ def plan(config: Path | None, words: Mapping[str, Any]) -> Plan:
             merged[name] = options.names([merged[name]] if isinstance(merged[name], str) else merged[name])
     if isinstance(merged.get("time_budget"), str):
         merged["time_budget"] = options.seconds(merged["time_budget"])
-    table = {k: merged.pop(k) for k in TABLE if k in merged}
-    drop = merged.pop("drop", [])
-    return Plan(table, merged, drop)
+    model, table, images = ({k: merged.pop(k) for k in names if k in merged} for names in (BOTH, TABLE, IMAGES))
+    return Plan(model, table, images, merged)
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:

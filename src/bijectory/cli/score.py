@@ -1,4 +1,4 @@
-"""``bijectory score``: the log-likelihood of every row of a file."""
+"""``bijectory score``: the log-likelihood of every row, or the bits per dimension of every image."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,23 +7,32 @@ from typer import Argument, Option
 
 from bijectory.cli.output import say, write_frame, write_json
 from bijectory.cli.words import Json, Quiet, Run
+from bijectory.errors import ConfigError, check
 
 
 def score(
     run: Run,
-    data: Annotated[Path, Argument(help="Rows to score.")],
+    data: Annotated[Path, Argument(help="Rows or images to score.")],
     *,
     out: Annotated[Path | None, Option("--out", "-o", help="File for rows and log_prob; else stdout.")] = None,
     nonfinite: Annotated[
         str, Option(metavar="raise|propagate", help="Rows with NaN: refuse, or score as NaN.")
     ] = "raise",
+    samples: Annotated[int | None, Option(min=1, help="Images: noise samples; more give a tighter bound.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score rows: log-likelihoods in nats, in the units of the data."""
-    from bijectory.apps import TableFlow
+    """Score rows by log-likelihoods in nats, in the units of the data; images by bits per dimension."""
+    from bijectory.apps import TableFlow, run_kind
     from bijectory.tables import read_table
 
+    if run_kind(run) == "image":
+        from bijectory.cli.pictures import score_images
+
+        check(nonfinite == "raise", ConfigError, "--nonfinite is for tables; leave it out.")
+        score_images(run, data, samples, out, json=json, quiet=quiet)
+        return
+    check(samples is None, ConfigError, "--samples is for images; leave it out.")
     model = TableFlow.load(run)
     frame = read_table(data)
     frame = frame.assign(log_prob=model.score_samples(frame, nonfinite=nonfinite))  # type: ignore[arg-type]  # checked there

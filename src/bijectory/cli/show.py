@@ -9,7 +9,14 @@ def show(
     *,
     json: Json = False,
 ) -> None:
-    """Show the columns, the training and the scores of a run."""
+    """Show the columns (or the shape of the images), the training and the scores of a run."""
+    from bijectory.apps import run_kind
+
+    if run_kind(run) == "image":
+        from bijectory.cli.pictures import show_images
+
+        show_images(run, json=json)
+        return
     from bijectory.cli.summary import summarise
 
     found = summarise(run)

@@ -1,6 +1,7 @@
 """Networks that know nothing of flows."""
 
 from bijectory.nets.activations import ACTIVATIONS
+from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
@@ -19,3 +20,4 @@ __all__ = [
     "MaskedMLP",
     "ViT",
 ]
+__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]

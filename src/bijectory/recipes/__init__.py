@@ -3,6 +3,7 @@
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow
+from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
 
@@ -25,4 +26,7 @@ __all__ = [
     "recipe",
     "tarflow",
     "tarflow_image",
+    "pixel_noise",
+    "real_nvp",
+    "recipe",
 ]

@@ -1,6 +1,8 @@
 """One self-contained HTML file that says whether a fitted density can be trusted, and shows why."""
 
 from bijectory.report.content import Content, scores, verdicts
+from bijectory.report.image_content import ImageContent
+from bijectory.report.image_run import read_image_run
 from bijectory.report.run import read_run, write_report
 
-__all__ = ["Content", "read_run", "scores", "verdicts", "write_report"]
+__all__ = ["Content", "ImageContent", "read_image_run", "read_run", "scores", "verdicts", "write_report"]

@@ -17,7 +17,7 @@ MAX_CORNER, MAX_QQ, MAX_POINTS = 6, 12, 3000
 
 def learning_curves(content: Content) -> Figure:
     """Training and validation log-likelihood by epoch."""
-    figure, ax = _figure(6.4, 3.2)
+    figure, ax = new_figure(6.4, 3.2)
     epochs = [h["epoch"] for h in content.history]
     for key, color, label in (("train_nll", QUIET, "training"), ("val_nll", MODEL, "validation")):
         values = [h.get(key) for h in content.history]
@@ -31,7 +31,7 @@ def learning_curves(content: Content) -> Figure:
 def likelihoods(content: Content) -> Figure:
     """Mean held-out log-likelihood with its interval, next to the baselines."""
     rows = scores(content)[::-1]
-    figure, ax = _figure(6.4, 0.5 + 0.42 * len(rows))
+    figure, ax = new_figure(6.4, 0.5 + 0.42 * len(rows))
     for i, row in enumerate(rows):
         color = MODEL if row.name == "this flow" else QUIET
         ax.errorbar(row.nats, i, xerr=[[row.nats - row.low], [row.high - row.nats]], fmt="o", color=color, capsize=3)
@@ -90,7 +90,7 @@ def latent_qq(content: Content) -> Figure:
 
 def likelihood_histogram(content: Content) -> Figure:
     """Log-likelihood of held-out rows against that of the model's own draws."""
-    figure, ax = _figure(6.4, 3.0)
+    figure, ax = new_figure(6.4, 3.0)
     both = np.concatenate((content.log_prob, content.sample_log_prob))
     both = both[np.isfinite(both)]
     low, high = np.quantile(both, (0.005, 1.0)) if len(both) else (0.0, 1.0)
@@ -125,7 +125,8 @@ def _blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes."""
     figure = _blank(width, height)
     ax = figure.subplots()
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,5 @@
 """From a run folder to what its report says."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,16 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bijectory.apps import TableFlow, load_rows
+from bijectory.apps import TableFlow, load_rows, run_kind
 from bijectory.apps.baselines import Baseline, fit_baselines
 from bijectory.apps.tabular import KEPT_ROWS
-from bijectory.errors import CheckpointError, DataError
+from bijectory.errors import DataError
 from bijectory.io import load_metadata
 from bijectory.report.content import Content
 from bijectory.report.html import render
+from bijectory.report.image_content import ImageContent
+from bijectory.report.image_run import write_image_report
+from bijectory.report.records import audit_rows, history
 from bijectory.tables import preprocess
 
 Array = NDArray[np.float64]
@@ -56,24 +58,26 @@ def read_run(folder: str | Path, *, seed: int = 0) -> Content:
         sample_log_prob=model.score_samples(samples),
         latents=model.transform(heldout).to_numpy(),
         baselines=_baselines(model, train, heldout, seed),
-        history=_history(folder / "metrics.jsonl"),
-        audit=_audit(folder / "audit.json"),
+        history=history(folder / "metrics.jsonl"),
+        audit=audit_rows(folder / "audit.json"),
         facts=_facts(model, metadata, {name: len(frame) for name, frame in rows.items()}),
         notes=[*remark, *model.schema.notes],
     )
 
 
-def write_report(folder: str | Path, content: Content | None = None, *, seed: int = 0) -> Path:
+def write_report(folder: str | Path, content: Content | ImageContent | None = None, *, seed: int = 0) -> Path:
     """Write ``report.html`` and ``figures/`` into a run folder.
 
     Args:
-        folder: A run folder.
-        content: What ``read_run`` gave; read anew if None.
+        folder: A run folder, of a table or of images.
+        content: What ``read_run`` or ``read_image_run`` gave; read anew if None.
         seed: As in ``read_run``.
 
     Returns:
         Path of the HTML file: self-contained, no network.
     """
+    if isinstance(content, ImageContent) or (content is None and run_kind(folder) == "image"):
+        return write_image_report(folder, content, seed=seed)
     return render(read_run(folder, seed=seed) if content is None else content, Path(folder))
 
 
@@ -116,29 +120,6 @@ def _standardised(model: TableFlow, frame: pd.DataFrame, seed: int) -> tuple[Arr
 
 def _with_one(c: Array) -> Array:
     return np.column_stack((np.ones(len(c)), c))
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    return [_json(path, line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _audit(path: Path) -> list[tuple[str, str, str, str]]:
-    if not path.exists():
-        return []
-    rows = _json(path, path.read_text())["rows"]
-    return [(r["name"], _value(r), "" if r["bound"] is None else f"{r['bound']:.3g}", r["verdict"]) for r in rows]
-
-
-def _value(row: dict[str, Any]) -> str:
-    value = row["value"] if isinstance(row["value"], str) else f"{row['value']:.3g}"
-    return value + (f" ({row['note']})" if row["note"] else "")
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fit again, or restore the file.") from None
 
 
 def _facts(model: TableFlow, metadata: dict[str, Any], kept: dict[str, int]) -> dict[str, str]:

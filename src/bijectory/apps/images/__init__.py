@@ -2,7 +2,7 @@
 
 from bijectory.apps.images.fit import ImageFit, fit_images, image_config, load_images
 from bijectory.apps.images.model import ImageFlow
-from bijectory.apps.images.read import Images, holds_images, read_images, write_grid
+from bijectory.apps.images.read import Images, grid, holds_images, read_images, write_grid
 from bijectory.apps.images.schema import ImageSchema
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ImageSchema",
     "Images",
     "fit_images",
+    "grid",
     "holds_images",
     "image_config",
     "load_images",

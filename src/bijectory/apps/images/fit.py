@@ -1,11 +1,12 @@
 """From images to their distribution: look, split, train, put together."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from bijectory.densities import Audit, Dequantized, Flow
 from bijectory.errors import CheckpointError, ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
 from bijectory.objectives import Batch, dequantized_nll
-from bijectory.recipes import RECIPES, find_recipe
+from bijectory.recipes import RECIPES, find_recipe, pixel_noise
 from bijectory.tables import Split
 from bijectory.tables.split import split_keys
 from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -100,7 +101,7 @@ def fit_images(
     recipe_args: Mapping[str, Any] | None = None,
     levels: int | None = None,
     layout: Layout | None = None,
-    noise: Flow | None = None,
+    noise: Flow | Literal["uniform", "learned"] = "uniform",
     test_fraction: float = 0.1,
     config: FitConfig | None = None,
     dtype: torch.dtype = torch.float32,
@@ -124,7 +125,8 @@ def fit_images(
         recipe_args: Keywords of the recipe.
         levels: Number of levels of a pixel; None for 256, or one more than the largest pixel if that is below 64.
         layout: "HW", "HWC" or "CHW"; None decides by the shape: an axis of 1 to 4 at the end, or else behind the first.
-        noise: Learned dequantization noise, see ``Dequantized``; None for uniform noise.
+        noise: Dequantization: "uniform", "learned" (``pixel_noise``, trained together with the flow), or a flow of your
+            own, see ``Dequantized``.
         test_fraction: Part of the images that training never sees.
         config: Settings of training; None for ``image_config``.
         dtype: Precision of training and of the model.
@@ -147,8 +149,9 @@ def fit_images(
     """
     check(0 <= test_fraction < 1, ConfigError, f"test_fraction={test_fraction} must be in [0, 1).")
     array, schema, y = _look(images, labels, levels, layout)
-    core = _build(recipe, schema, recipe_args, (config or FitConfig()).seed).to(dtype)
     settings = config or image_config(len(array))
+    core = _build(recipe, schema, recipe_args, settings.seed)
+    density = Dequantized(core, schema.levels, _noise(noise, schema, settings.seed)).to(device=device, dtype=dtype)
     settings = settings.replace(out=out if out is not None else settings.out, resume=resume or settings.resume)
     split = _split(array, settings.validation_fraction, test_fraction, settings.seed)
     counts = np.bincount(y[split.train], minlength=len(schema.classes)) if y is not None else ()
@@ -163,7 +166,6 @@ def fit_images(
         return torch.from_numpy(array[index]).to(dtype), c
 
     held = Batch(*part(split.validation)) if len(split.validation) else ()
-    density = Dequantized(core, schema.levels, noise).to(device=device, dtype=dtype)
     data = Data(*Batch(*part(split.train)), *held)
     result = fit(density, data, objective=dequantized_nll, config=settings, callbacks=callbacks)  # type: ignore[arg-type]
     model = ImageFlow(density.cpu(), schema)
@@ -177,7 +179,7 @@ def fit_images(
     if settings.out is not None:
         facts = {
             "recipe": recipe if isinstance(recipe, str) else recipe.__name__,
-            "dequantization": "uniform" if noise is None else "variational",
+            "noise": noise if isinstance(noise, str) else "own",
             "stop_reason": result.stop_reason,
             "best_epoch": result.best_epoch,
             "steps": result.steps,
@@ -247,12 +249,27 @@ def _build(recipe: str | Callable[..., Flow], schema: ImageSchema, args: Mapping
         message = f"recipe {recipe!r} models rows of tables; use fit_table, or a recipe for images: {known}."
         check(found.event == "image", ConfigError, message)
         build = found.build
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             return build(schema.shape, len(schema.classes), **{"levels": schema.levels, **(args or {})})  # type: ignore[operator]
         except TypeError as error:
             raise ConfigError(f"recipe {recipe!r}: {error}; see its keywords with help().") from None
+
+
+def _noise(noise: Flow | str, schema: ImageSchema, seed: int) -> Flow | None:
+    if isinstance(noise, Flow):
+        return noise
+    check(noise in ("uniform", "learned"), ConfigError, f"noise={noise!r}; use 'uniform', 'learned' or a flow.")
+    with seeded(seed):
+        return pixel_noise(schema.shape) if noise == "learned" else None
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch inside, and leave its global generator untouched outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _split(array: np.ndarray, validation: float, test: float, seed: int) -> Split:

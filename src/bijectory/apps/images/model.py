@@ -115,7 +115,7 @@ class ImageFlow:
         check(normal, ConfigError, f"a temperature needs a StandardNormal base, not a {type(self.flow.base).__name__}.")
         generator = None if seed is None else torch.Generator(self._device()).manual_seed(seed)
         if self.schema.classes and label is None:
-            label = self.draw_labels(int(n), generator)
+            label = self.draw_labels(int(n), seed=seed)
         c = self.schema.context(label, int(n)) if n else None
         out = np.empty((int(n), *self.schema.shape), dtype=np.int32)
         with torch.inference_mode():
@@ -124,9 +124,10 @@ class ImageFlow:
                 out[part] = self._levels(temperature * z, None if c is None else c[part])
         return self.schema.decode(out)
 
-    def draw_labels(self, n: int, generator: torch.Generator | None = None) -> list[int | str]:
-        """Draw classes as frequent as in training."""
-        weights = torch.tensor(self.schema.counts, dtype=torch.float64, device=self._device())
+    def draw_labels(self, n: int, *, seed: int | None = None) -> list[int | str]:
+        """Draw classes as frequent as in training, those of ``sample`` with the same seed."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        weights = torch.tensor(self.schema.counts, dtype=torch.float64)
         drawn = torch.multinomial(weights, n, replacement=True, generator=generator) if n else torch.empty(0)
         return [self.schema.classes[int(k)] for k in drawn.tolist()]
 

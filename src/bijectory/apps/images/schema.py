@@ -77,6 +77,10 @@ class ImageSchema(BaseModel):
         x = levels.astype(np.uint8 if self.levels <= 256 else np.uint16)
         return x[:, 0] if self.layout == "HW" else np.moveaxis(x, 1, -1) if self.layout == "HWC" else x
 
+    def channels_last(self, images: np.ndarray) -> np.ndarray:
+        """Images of this layout as pictures: ``(n, height, width)`` or ``(n, height, width, channels)``."""
+        return np.moveaxis(images, 1, -1) if self.layout == "CHW" else images
+
     def context(self, labels: Any, n: int | None = None) -> np.ndarray | None:
         """One-hot classes ``(n, classes)`` of labels, or None for a model without classes.
 
