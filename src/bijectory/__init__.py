@@ -33,10 +33,9 @@ if TYPE_CHECKING:
         LinearSpline,
         Log,
         Logit,
+        MixtureCdf,
         Power,
         PowerTails,
-        QuadraticSpline,
-        MixtureCdf,
         QuadraticSpline,
         RationalQuadratic,
         Shift,
@@ -69,27 +68,25 @@ if TYPE_CHECKING:
         Target,
         TwoMoons,
         bits_per_dim,
-    )
-    from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, dequantized_nll, nll
-    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, real_nvp
-    from bijectory.objectives import Batch, nll
-    from bijectory.recipes import (
-        iaf,
-        maf,
-        nice,
-        nsf,
-        nsf_ar,
-        real_nvp,
-        ttf,
-    )
         denoise,
         guided_sample,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, ContextDropout, NoisyData, nll
-    from bijectory.recipes import glow, iaf, jet, maf, nice, nsf, nsf_ar, real_nvp, tarflow, tarflow_image
-    from bijectory.recipes import glow, iaf, maf, nice, nsf, nsf_ar, pixel_noise, real_nvp
+    from bijectory.objectives import Batch, ContextDropout, NoisyData, dequantized_nll, nll
+    from bijectory.recipes import (
+        glow,
+        iaf,
+        jet,
+        maf,
+        nice,
+        nsf,
+        nsf_ar,
+        pixel_noise,
+        real_nvp,
+        tarflow,
+        tarflow_image,
+        ttf,
+    )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -116,7 +113,6 @@ if TYPE_CHECKING:
         Radial,
         Reshape,
         Reversible,
-        Squeeze,
         Rotation,
         Squeeze,
         Standardize,
@@ -214,8 +210,8 @@ __all__ = [
     "TwoMoons",
     "YeoJohnson",
     "bits_per_dim",
-    "dequantized_nll",
     "denoise",
+    "dequantized_nll",
     "fit",
     "fit_images",
     "fit_table",
@@ -238,9 +234,9 @@ __all__ = [
     "register",
     "reversal",
     "save",
-    "ttf",
     "tarflow",
     "tarflow_image",
+    "ttf",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

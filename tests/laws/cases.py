@@ -97,6 +97,8 @@ def gaussianized(x: torch.Tensor) -> torch.Tensor:
     t = logistics(0.5, math.pi / 1.5)(x.double())
     tail = torch.special.ndtri(torch.sigmoid(-t.abs()))  # the small side of the distribution function keeps its digits
     return torch.where(t < 0, tail, -tail).to(x.dtype)
+
+
 def light(x: torch.Tensor) -> torch.Tensor:
     """PowerTails at ``phi = 0``, in the words of the paper."""
     mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5

@@ -11,10 +11,9 @@ from bijectory.bijections.leaky_relu import LeakyReLU
 from bijectory.bijections.linear_rational import LinearRational
 from bijectory.bijections.linear_spline import LinearSpline
 from bijectory.bijections.logistic import Logit, Sigmoid, Tanh
+from bijectory.bijections.mixture_cdf import MixtureCdf
 from bijectory.bijections.power import Power
 from bijectory.bijections.power_tails import PowerTails
-from bijectory.bijections.quadratic_spline import QuadraticSpline
-from bijectory.bijections.mixture_cdf import MixtureCdf
 from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sigmoidal import Sigmoidal
@@ -34,10 +33,9 @@ __all__ = [
     "LinearSpline",
     "Log",
     "Logit",
+    "MixtureCdf",
     "Power",
     "PowerTails",
-    "QuadraticSpline",
-    "MixtureCdf",
     "QuadraticSpline",
     "RationalQuadratic",
     "Shift",

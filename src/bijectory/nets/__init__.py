@@ -13,6 +13,7 @@ __all__ = [
     "MLP",
     "Cache",
     "CausalTransformer",
+    "ContextConv",
     "Conv",
     "ConvNet",
     "Dense",
@@ -20,4 +21,3 @@ __all__ = [
     "MaskedMLP",
     "ViT",
 ]
-__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]

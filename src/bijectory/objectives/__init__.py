@@ -5,5 +5,10 @@ from bijectory.objectives.batch import Batch
 from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
 
-__all__ = ["Batch", "dequantized_nll", "nll"]
-__all__ = ["Batch", "ContextDropout", "NoisyData", "nll"]
+__all__ = [
+    "Batch",
+    "ContextDropout",
+    "NoisyData",
+    "dequantized_nll",
+    "nll",
+]

@@ -65,12 +65,6 @@ def solve_triangle(triangle: Tensor, y: Tensor, *, upper: bool) -> Tensor:
     )
 
 
-def unpack_lu(factors: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    """Split ``(n, n)`` compact factors and an ``(n,)`` diagonal into unit lower ``L`` and upper ``U``, unbounded."""
-    lower = factors.tril(-1) + torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
-    return lower, factors.triu(1) + torch.diag(diagonal)
-
-
 def reflections(vectors: Tensor) -> Tensor:
     r"""The product :math:`H_1 \cdots H_K` of reflections in ``(*batch, K, n)``, as ``(*batch, n, n)``.
 

@@ -6,9 +6,6 @@ from bijectory.recipes.images import glow
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
-
-__all__ = ["RECIPES", "Recipe", "find_recipe", "glow", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe"]
-__all__ = ["RECIPES", "Recipe", "find_recipe", "iaf", "maf", "nice", "nsf", "nsf_ar", "real_nvp", "recipe", "ttf"]
 from bijectory.recipes.transformer import jet, tarflow, tarflow_image
 
 __all__ = [
@@ -22,11 +19,10 @@ __all__ = [
     "nice",
     "nsf",
     "nsf_ar",
+    "pixel_noise",
     "real_nvp",
     "recipe",
     "tarflow",
     "tarflow_image",
-    "pixel_noise",
-    "real_nvp",
-    "recipe",
+    "ttf",
 ]

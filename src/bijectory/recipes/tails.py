@@ -41,5 +41,5 @@ def ttf(
     """
     steps: list[Transform] = [Elementwise(f, features, context, hidden) for f in (Affine(), PowerTails(tail))]
     for k, coupling in enumerate(coupling_stack(RationalQuadratic(bins, bound), features, context, layers, hidden)):
-        steps += [*linear_mixing(features, k), coupling]
-    return Flow(Chain(*steps, *linear_mixing(features, layers)), StandardNormal(features))
+        steps += [*linear_mixing(features, k, layers), coupling]
+    return Flow(Chain(*steps, *linear_mixing(features, layers, layers)), StandardNormal(features))
