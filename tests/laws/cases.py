@@ -123,8 +123,14 @@ TRANSFORMS = [
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
     Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
+    Case("Planar-stack", lambda c: bj.Planar(FEATURES, c, hidden=(8,), layers=3)),
     Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
     Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
+    Case("Radial-stack", lambda c: bj.Radial(FEATURES, c, hidden=(8,), layers=3)),
+    Case("Sylvester-householder", lambda c: bj.Sylvester(FEATURES, c, rank=2, hidden=(8,), layers=2)),
+    Case("Sylvester-orthogonal", lambda c: bj.Sylvester(FEATURES, c, "orthogonal", rank=2, hidden=(8,))),
+    Case("Sylvester-triangular", lambda c: bj.Sylvester(FEATURES, c, "triangular", rank=2, hidden=(8,), layers=2)),
+    Case("Sylvester-1d", lambda c: bj.Sylvester(1, c, hidden=(8,)), features=1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 

@@ -12,6 +12,7 @@ from bijectory.transforms.permutation import Permutation, random_permutation, re
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
+from bijectory.transforms.sylvester import Sylvester
 
 __all__ = [
     "LU",
@@ -27,6 +28,7 @@ __all__ = [
     "Radial",
     "Reshape",
     "Standardize",
+    "Sylvester",
     "Transform",
     "random_permutation",
     "reversal",
