@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, nll
-    from bijectory.recipes import iaf, maf, nice, nsf, nsf_ar, real_nvp
+    from bijectory.recipes import bnaf, iaf, maf, nice, nsf, nsf_ar, planar, radial, real_nvp, sylvester
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Callback, Data, FitConfig, FitResult, fit
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         LU,
         ActNorm,
         Autoregressive,
+        BlockAutoregressive,
         Chain,
         Coupling,
         Elementwise,
@@ -85,6 +86,7 @@ __all__ = [
     "Banana",
     "Batch",
     "Bijection",
+    "BlockAutoregressive",
     "BoxUniform",
     "Callback",
     "Chain",
@@ -135,6 +137,7 @@ __all__ = [
     "Transform",
     "TwoMoons",
     "YeoJohnson",
+    "bnaf",
     "fit",
     "fit_table",
     "iaf",
@@ -145,12 +148,15 @@ __all__ = [
     "nll",
     "nsf",
     "nsf_ar",
+    "planar",
+    "radial",
     "random_permutation",
     "read_table",
     "real_nvp",
     "register",
     "reversal",
     "save",
+    "sylvester",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

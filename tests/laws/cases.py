@@ -131,6 +131,13 @@ TRANSFORMS = [
     Case("Sylvester-orthogonal", lambda c: bj.Sylvester(FEATURES, c, "orthogonal", rank=2, hidden=(8,))),
     Case("Sylvester-triangular", lambda c: bj.Sylvester(FEATURES, c, "triangular", rank=2, hidden=(8,), layers=2)),
     Case("Sylvester-1d", lambda c: bj.Sylvester(1, c, hidden=(8,)), features=1),
+    Case("BlockAutoregressive", lambda c: bj.BlockAutoregressive(2, c, (3, 2), hidden=(8,)), features=2),
+    Case(
+        "BlockAutoregressive-plain",
+        lambda c: bj.BlockAutoregressive(1, c, (4,), "plain", (8,)),
+        features=1,
+        idle=(r"layers\.0\.weight",),
+    ),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -166,6 +173,18 @@ RECIPES = [
     Case("iaf", lambda c: bj.iaf(FEATURES, c, layers=2, hidden=(16,))),
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
+    Case("planar", lambda c: bj.planar(FEATURES, c, layers=3, hidden=(8,))),
+    Case("planar-noise", lambda c: bj.planar(2, c, layers=2, hidden=(8,), acts_on="noise"), features=2),
+    Case("radial", lambda c: bj.radial(FEATURES, c, layers=3, hidden=(8,))),
+    Case("sylvester", lambda c: bj.sylvester(FEATURES, c, layers=2, rank=2, hidden=(8,))),
+    Case("bnaf", lambda c: bj.bnaf(2, c, layers=1, units=(3,), hidden=(8,)), features=2),
+    Case(
+        "bnaf-1d",
+        lambda _: bj.bnaf(1, units=(3,), layers=1, acts_on="noise"),
+        (0,),
+        features=1,
+        idle=(r"layers\.0\.weight",),  # normalised rows of a single weight are 1
+    ),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -2,6 +2,7 @@
 
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
+from bijectory.transforms.block_autoregressive import BlockAutoregressive
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
@@ -18,6 +19,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Autoregressive",
+    "BlockAutoregressive",
     "Chain",
     "Coupling",
     "Elementwise",
