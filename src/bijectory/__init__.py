@@ -48,11 +48,11 @@ if TYPE_CHECKING:
         TwoMoons,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, nll
+    from bijectory.objectives import Batch, ReverseKL, nll
     from bijectory.recipes import bnaf, iaf, maf, nice, nsf, nsf_ar, planar, radial, real_nvp, sylvester
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
-    from bijectory.training import Callback, Data, FitConfig, FitResult, fit
+    from bijectory.training import Anneal, Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
         ActNorm,
@@ -80,6 +80,7 @@ __all__ = [
     "LU",
     "ActNorm",
     "Affine",
+    "Anneal",
     "Arcsinh",
     "Audit",
     "Autoregressive",
@@ -119,6 +120,7 @@ __all__ = [
     "Radial",
     "RationalQuadratic",
     "Reshape",
+    "ReverseKL",
     "RezendeMohamed",
     "Rings",
     "Schema",

@@ -16,6 +16,7 @@ class BlockDense(Freezable):
         features: Number of blocks a side.
         inputs: Inputs of a feature.
         outputs: Outputs of a feature.
+        gain: Multiplies the initial weights.
 
     References:
         Block Neural Autoregressive Flow, De Cao, Titov, Aziz 2019, arXiv:1904.04676, eq. 8-9 and section 3.3.
@@ -30,13 +31,13 @@ class BlockDense(Freezable):
     _weight: Tensor | None
     _log_diagonal: Tensor | None
 
-    def __init__(self, features: int, inputs: int, outputs: int) -> None:
+    def __init__(self, features: int, inputs: int, outputs: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.features, self.inputs, self.outputs = features, inputs, outputs
+        self.features, self.inputs, self.outputs, self.gain = features, inputs, outputs, gain
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(features * outputs, features * inputs).uniform_(-bound, bound))
-        # Rows of norm 1 / sqrt(inputs): the average of a feature's inputs, so that slopes are about one.
-        self.log_scale = nn.Parameter(torch.full((features * outputs,), -0.5 * math.log(inputs)))
+        # Rows of norm gain / sqrt(inputs), about the average of a feature's inputs, so that slopes are about the gain.
+        self.log_scale = nn.Parameter(torch.full((features * outputs,), math.log(gain) - 0.5 * math.log(inputs)))
         self.bias = nn.Parameter(torch.empty(features * outputs).uniform_(-1, 1))
         self.register_buffer("_weight", None, persistent=False)  # set by freeze
         self.register_buffer("_log_diagonal", None, persistent=False)

@@ -2,5 +2,6 @@
 
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.likelihood import nll
+from bijectory.objectives.reverse_kl import ReverseKL
 
-__all__ = ["Batch", "nll"]
+__all__ = ["Batch", "ReverseKL", "nll"]

@@ -18,8 +18,12 @@ def nll(model: nn.Module, batch: Batch) -> Tensor:
         >>> round(nll(StandardNormal(1), Batch(torch.zeros(3, 1))).item(), 4)
         0.9189
     """
-    log_prob = model(batch.x, batch.c)
-    if batch.weight is None:
-        return -log_prob.mean()
-    total = batch.weight.sum().clamp_min(torch.finfo(batch.weight.dtype).tiny)  # a batch of zero weights gives 0
-    return -(batch.weight * log_prob).sum() / total
+    return -weighted_mean(model(batch.x, batch.c), batch.weight)
+
+
+def weighted_mean(value: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of ``(n,)`` with weights ``(n,)``; without weights every row counts the same."""
+    if weight is None:
+        return value.mean()
+    total = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)  # a batch of zero weights gives 0
+    return (weight * value).sum() / total

@@ -48,7 +48,7 @@ def ridge_root(r: Tensor, one_plus: Tensor) -> Tensor:
 
     Example:
         >>> round(ridge_root(torch.tensor(2.0), torch.tensor(3.0)).item(), 4)
-        0.7685
+        0.7408
     """
     s = _solve(r.detach(), one_plus.detach())
     return implicit(lambda v: torch.div(*_residual(v, r, one_plus)), s)

@@ -63,7 +63,7 @@ class BlockAutoregressive(Transform):
         self,
         features: int,
         context: int = 0,
-        units: Sequence[int] = (8, 8),
+        units: Sequence[int] = (32,),
         residual: Residual = "gated",
         hidden: Sequence[int] = (128, 128),
         net: nn.Module | None = None,
@@ -75,7 +75,10 @@ class BlockAutoregressive(Transform):
         check(residual in get_args(Residual), ConfigError, f"residual must be gated or plain, got {residual!r}.")
         self.features, self.context, self.units, self.residual = features, context, tuple(units), residual
         self.hidden = tuple(hidden)
-        self.layers = nn.ModuleList(BlockDense(features, i, o) for i, o in itertools.pairwise((1, *units, 1)))
+        self.layers = nn.ModuleList(
+            BlockDense(features, i, o, nn.init.calculate_gain("tanh") if k else 1.0)
+            for k, (i, o) in enumerate(itertools.pairwise((1, *units, 1)))
+        )
         self.gate = nn.Parameter(torch.zeros(())) if residual == "gated" else None
         self.net = (net or MLP(0, features * (sum(units) + 1), hidden, context)) if context else None
 
