@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import bijectory as bj
-from bijectory.ops import monotone
+from bijectory.ops import monotone, ridge
 from laws.cases import BIJECTIONS, RECIPES
 
 PLAIN = [case for case in RECIPES if case.name in bj.recipes.RECIPES]
@@ -16,13 +16,13 @@ PLAIN = [case for case in RECIPES if case.name in bj.recipes.RECIPES]
 def searches(monkeypatch):
     """Counts bracketed root searches while a test runs."""
     count = collections.Counter()
-    solve = monotone._solve
+    for module in (monotone, ridge):
 
-    def counted(*args):
-        count["root"] += 1
-        return solve(*args)
+        def counted(*args, solve=module._solve):
+            count["root"] += 1
+            return solve(*args)
 
-    monkeypatch.setattr(monotone, "_solve", counted)
+        monkeypatch.setattr(module, "_solve", counted)
     return count
 
 

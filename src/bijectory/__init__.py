@@ -72,8 +72,9 @@ if TYPE_CHECKING:
         guided_sample,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, ContextDropout, NoisyData, dequantized_nll, nll
+    from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
     from bijectory.recipes import (
+        bnaf,
         glow,
         iaf,
         jet,
@@ -82,19 +83,23 @@ if TYPE_CHECKING:
         nsf,
         nsf_ar,
         pixel_noise,
+        planar,
+        radial,
         real_nvp,
+        sylvester,
         tarflow,
         tarflow_image,
         ttf,
     )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
-    from bijectory.training import Callback, Data, FitConfig, FitResult, fit
+    from bijectory.training import Anneal, Callback, Data, FitConfig, FitResult, fit
     from bijectory.transforms import (
         LU,
         QR,
         ActNorm,
         Autoregressive,
+        BlockAutoregressive,
         Causal,
         Chain,
         Conv1x1,
@@ -116,6 +121,7 @@ if TYPE_CHECKING:
         Rotation,
         Squeeze,
         Standardize,
+        Sylvester,
         Transform,
         random_permutation,
         reversal,
@@ -128,12 +134,14 @@ __all__ = [
     "QR",
     "ActNorm",
     "Affine",
+    "Anneal",
     "Arcsinh",
     "Audit",
     "Autoregressive",
     "Banana",
     "Batch",
     "Bijection",
+    "BlockAutoregressive",
     "BoxUniform",
     "Callback",
     "Causal",
@@ -188,6 +196,7 @@ __all__ = [
     "Radial",
     "RationalQuadratic",
     "Reshape",
+    "ReverseKL",
     "Reversible",
     "RezendeMohamed",
     "Rings",
@@ -202,6 +211,7 @@ __all__ = [
     "StandardNormal",
     "Standardize",
     "StudentT",
+    "Sylvester",
     "TableFit",
     "TableFlow",
     "Tanh",
@@ -210,6 +220,7 @@ __all__ = [
     "TwoMoons",
     "YeoJohnson",
     "bits_per_dim",
+    "bnaf",
     "denoise",
     "dequantized_nll",
     "fit",
@@ -227,6 +238,8 @@ __all__ = [
     "nsf",
     "nsf_ar",
     "pixel_noise",
+    "planar",
+    "radial",
     "random_permutation",
     "read_images",
     "read_table",
@@ -234,6 +247,7 @@ __all__ = [
     "register",
     "reversal",
     "save",
+    "sylvester",
     "tarflow",
     "tarflow_image",
     "ttf",

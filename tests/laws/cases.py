@@ -192,6 +192,7 @@ TRANSFORMS = [
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
     Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
+    Case("Planar-stack", lambda c: bj.Planar(FEATURES, c, hidden=(8,), layers=3)),
     Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
     Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
     Case("ActNorm-image", lambda _: bj.ActNorm(2, event_dim=3), (0,), features=IMAGE),
@@ -210,6 +211,18 @@ TRANSFORMS = [
         features=(2, 1),
     ),
     Case("Patchify", lambda _: bj.Patchify((1, 2, 4), 2), (0,), features=(1, 2, 4)),
+    Case("Radial-stack", lambda c: bj.Radial(FEATURES, c, hidden=(8,), layers=3)),
+    Case("Sylvester-householder", lambda c: bj.Sylvester(FEATURES, c, rank=2, hidden=(8,), layers=2)),
+    Case("Sylvester-orthogonal", lambda c: bj.Sylvester(FEATURES, c, "orthogonal", rank=2, hidden=(8,))),
+    Case("Sylvester-triangular", lambda c: bj.Sylvester(FEATURES, c, "triangular", rank=2, hidden=(8,), layers=2)),
+    Case("Sylvester-1d", lambda c: bj.Sylvester(1, c, hidden=(8,)), features=1),
+    Case("BlockAutoregressive", lambda c: bj.BlockAutoregressive(2, c, (3, 2), hidden=(8,)), features=2),
+    Case(
+        "BlockAutoregressive-plain",
+        lambda c: bj.BlockAutoregressive(1, c, (4,), "plain", (8,)),
+        features=1,
+        idle=(r"layers\.0\.weight",),
+    ),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -285,6 +298,18 @@ RECIPES = [
         "tarflow_image", lambda c: bj.tarflow_image((1, 1, 2), c, levels=4, **TINY), **{**PIXELS, "features": (1, 1, 2)}
     ),
     Case("jet", lambda c: bj.jet((1, 2, 2), c, levels=4, patch=1, **TINY), **PIXELS),
+    Case("planar", lambda c: bj.planar(FEATURES, c, layers=3, hidden=(8,))),
+    Case("planar-noise", lambda c: bj.planar(2, c, layers=2, hidden=(8,), acts_on="noise"), features=2),
+    Case("radial", lambda c: bj.radial(FEATURES, c, layers=3, hidden=(8,))),
+    Case("sylvester", lambda c: bj.sylvester(FEATURES, c, layers=2, rank=2, hidden=(8,))),
+    Case("bnaf", lambda c: bj.bnaf(2, c, layers=1, units=(3,), hidden=(8,)), features=2),
+    Case(
+        "bnaf-1d",
+        lambda _: bj.bnaf(1, units=(3,), layers=1, acts_on="noise"),
+        (0,),
+        features=1,
+        idle=(r"layers\.0\.weight",),  # normalised rows of a single weight are 1
+    ),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

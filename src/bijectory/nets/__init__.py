@@ -1,6 +1,7 @@
 """Networks that know nothing of flows."""
 
 from bijectory.nets.activations import ACTIVATIONS
+from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
@@ -11,6 +12,7 @@ from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 __all__ = [
     "ACTIVATIONS",
     "MLP",
+    "BlockDense",
     "Cache",
     "CausalTransformer",
     "ContextConv",

@@ -4,11 +4,13 @@ from bijectory.objectives.augment import ContextDropout, NoisyData
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
+from bijectory.objectives.reverse_kl import ReverseKL
 
 __all__ = [
     "Batch",
     "ContextDropout",
     "NoisyData",
+    "ReverseKL",
     "dequantized_nll",
     "nll",
 ]

@@ -61,9 +61,27 @@ def monotone_inverse(
         fixed = tuple(p.detach() for p in params)
         x, residual = _solve(lambda v: f(v, *fixed), y.detach(), lower, upper, iterations, expansions)
         x, residual = x.detach(), residual.detach()
+    return implicit(lambda v: _newton_step(f, v, y, params), x), residual
+
+
+def implicit(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    r"""Give a root ``x`` its derivatives by two Newton steps that leave its value alone.
+
+    Args:
+        step: Newton's step :math:`(y - f(x)) / f'(x)` as a function of ``x``, differentiable with respect to all else.
+        x: The root, without gradient.
+
+    Example:
+        >>> y = torch.tensor(4.0, requires_grad=True)
+        >>> root = implicit(lambda x: (y - x**2) / (2 * x), torch.tensor(2.0))
+        >>> torch.autograd.grad(root, y)
+        (tensor(0.2500),)
+    """
     if torch.is_grad_enabled() and not _is_exporting():
-        x = _attach(f, _attach(f, x, y, params), y, params)
-    return x, residual
+        for _ in range(2):
+            s = step(x)
+            x = x + (s - s.detach())
+    return x
 
 
 def _solve(
@@ -110,11 +128,10 @@ def _solve(
     return torch.where(residual.isnan(), residual, x), residual.masked_fill(closed, 0)  # NaN stays NaN
 
 
-def _attach(f: Callable[..., Tensor], x: Tensor, y: Tensor, params: tuple[Tensor, ...]) -> Tensor:
-    """Give ``x`` the derivatives of one Newton step and leave its value alone."""
+def _newton_step(f: Callable[..., Tensor], x: Tensor, y: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    """``(y - f(x)) / f'(x)``, and 0 where that says nothing."""
     result = torch.func.vjp(lambda v: f(v, *params), x)
     value, pull = result[0], result[1]
     (slope,) = pull(torch.ones_like(value))
     usable = torch.isfinite(value) & torch.isfinite(slope) & (slope > 0)
-    step = torch.where(usable, (y - value) / torch.where(usable, slope, 1.0), 0.0)
-    return x + (step - step.detach())
+    return torch.where(usable, (y - value) / torch.where(usable, slope, 1.0), 0.0)

@@ -1,6 +1,7 @@
 """Named architectures."""
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
+from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow
 from bijectory.recipes.noise import pixel_noise
@@ -11,6 +12,7 @@ from bijectory.recipes.transformer import jet, tarflow, tarflow_image
 __all__ = [
     "RECIPES",
     "Recipe",
+    "bnaf",
     "find_recipe",
     "glow",
     "iaf",
@@ -20,8 +22,11 @@ __all__ = [
     "nsf",
     "nsf_ar",
     "pixel_noise",
+    "planar",
+    "radial",
     "real_nvp",
     "recipe",
+    "sylvester",
     "tarflow",
     "tarflow_image",
     "ttf",

@@ -2,6 +2,7 @@
 
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
+from bijectory.transforms.block_autoregressive import BlockAutoregressive
 from bijectory.transforms.causal import Causal, Jacobi
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.conv1x1 import Conv1x1
@@ -21,12 +22,14 @@ from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
 from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
+from bijectory.transforms.sylvester import Sylvester
 
 __all__ = [
     "LU",
     "QR",
     "ActNorm",
     "Autoregressive",
+    "BlockAutoregressive",
     "Causal",
     "Chain",
     "Conv1x1",
@@ -49,6 +52,7 @@ __all__ = [
     "Rotation",
     "Squeeze",
     "Standardize",
+    "Sylvester",
     "Transform",
     "random_permutation",
     "reversal",

@@ -1,48 +1,46 @@
-"""Planar flow: a shift along one direction by a ridge function."""
+"""Planar flow: shifts along directions by ridge functions."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from bijectory.errors import ConfigError, check
-from bijectory.nets import MLP
-from bijectory.ops.monotone import monotone_inverse
+from bijectory.ops.ridge import gate, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
+from bijectory.transforms.amortized import context_net, raw_parameters
 from bijectory.transforms.base import Transform
-
-_START = math.log(math.e - 1)  # softplus(_START) = 1
 
 
 class Planar(Transform):
-    r"""Planar map :math:`z = x + \hat u \tanh(w^\top x + b)` with :math:`w^\top \hat u > -1`.
+    r"""Planar maps :math:`z = x + \hat u \tanh(w^\top x + b)` with :math:`w^\top \hat u > -1`, one after the other.
 
     .. math::
         \hat u = u + \frac{m(w^\top u) - w^\top u}{\|w\|^2}\, w, \qquad
-        m(a) = -1 + \operatorname{softplus}(a + \log(e - 1)), \qquad
+        1 + m(a) = \exp \operatorname{arsinh}(a / 2), \qquad
         \log|\det| = \log(1 + w^\top\hat u \, (1 - \tanh^2))
 
-    The constant in ``m`` makes ``m(0) = 0``: ``u = 0`` is the identity, where the layer starts, and :math:`\hat u` stays
-    bounded as ``w`` vanishes (the paper's ``m`` has neither). The inverse needs :math:`\alpha = w^\top x`, the root of
-    :math:`\alpha + w^\top\hat u \tanh(\alpha + b) = w^\top z`, which lies within :math:`|w^\top\hat u|` of
-    :math:`w^\top z`. The raw parameters are :math:`(u, w, b)`.
+    With this ``m`` (the paper's is :math:`-1 + \operatorname{softplus}`), ``u = 0`` is the identity, where the layers start,
+    and :math:`\hat u` stays bounded as ``w`` vanishes. The inverse needs :math:`\alpha = w^\top x`, the root of
+    :math:`\alpha + w^\top\hat u \tanh(\alpha + b) = w^\top z`; NaN in the event that its residual is not at the level of
+    rounding. The raw parameters of each map are :math:`(u, w, b)`; all the constraints of a stack are one operation.
 
     Args:
         features: Number of features.
         context: Width of the context; 0 leaves the raw parameters plain weights, else a network of it is added to them.
         hidden: Hidden widths of that network.
-        net: A network of your own, ``net(c[..., :0], c) -> (*batch, 2 * features + 1)``.
+        net: A network of your own, ``net(c[..., :0], c) -> (*batch, layers * (2 * features + 1))``.
+        layers: Number of maps; row ``l`` of ``phi`` is the ``l``-th, in data -> latent order.
 
     Raises:
-        ConfigError: If ``features < 1``.
+        ConfigError: If ``features < 1`` or ``layers < 1``.
 
     References:
         Variational Inference with Normalizing Flows, Rezende, Mohamed 2015, arXiv:1505.05770, eq. 10-13 and A.1.
 
     Example:
-        >>> z, ladj = Planar(2)(torch.ones(5, 2))
+        >>> z, ladj = Planar(2, layers=8)(torch.ones(5, 2))
         >>> z.shape, ladj.shape
         (torch.Size([5, 2]), torch.Size([5]))
     """
@@ -50,46 +48,37 @@ class Planar(Transform):
     solver = "bracketed root"
 
     def __init__(
-        self, features: int, context: int = 0, hidden: Sequence[int] = (128, 128), net: nn.Module | None = None
+        self,
+        features: int,
+        context: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        net: nn.Module | None = None,
+        layers: int = 1,
     ) -> None:
         super().__init__()
         check(features >= 1, ConfigError, f"features must be at least 1, got {features}.")
-        self.features, self.context, self.hidden = features, context, tuple(hidden)
-        direction = torch.randn(features) / math.sqrt(features)
-        self.phi = nn.Parameter(torch.cat((torch.zeros(features), direction, torch.zeros(1))))
-        self.net = (net or MLP(0, 2 * features + 1, hidden, context)) if context else None
+        check(layers >= 1, ConfigError, f"layers must be at least 1, got {layers}.")
+        self.features, self.context, self.hidden, self.layers = features, context, tuple(hidden), layers
+        direction, offset = torch.randn(layers, features) / math.sqrt(features), torch.randn(layers, 1)
+        self.phi = nn.Parameter(torch.cat((torch.zeros(layers, features), direction, offset), 1))
+        self.net = context_net(net, self.phi, context, self.hidden)
 
-    def _unpack(self, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``u_hat``, ``w``, ``b`` and ``1 + w.u_hat``, which is positive by construction."""
-        raw = self.phi if self.net is None or c is None else self.phi + self.net(c[..., :0], c)
-        u, w, b = raw.split((self.features, self.features, 1), -1)
-        a = (w * u).sum(-1, keepdim=True)
-        one_plus = softplus(a + _START)
-        norm = w.square().sum(-1, keepdim=True) + torch.finfo(w.dtype).tiny
-        return u + (one_plus - 1 - a) / norm * w, w, b, one_plus
-
-    @staticmethod
-    def _log_det(t: Tensor, one_plus: Tensor) -> Tensor:
-        # 1 + (one_plus - 1)(1 - t^2) as a sum of positive terms.
-        return (one_plus * (1 - t.square()) + t.square()).log().squeeze(-1)
+    def _ridges(self, c: Tensor | None, batch_dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``u_hat``, ``w``, ``b`` and ``1 + w.u_hat``, as the kernels take them, with one ridge a layer."""
+        u, w, b = raw_parameters(self.phi, self.net, c, batch_dim).split((self.features, self.features, 1), 1)
+        a = (w * u).sum(1, keepdim=True)
+        kappa, one_plus = gate(a)
+        norm = w.square().sum(1, keepdim=True) + torch.finfo(w.dtype).tiny
+        u_hat = u + (kappa - 1) * a / norm * w
+        return u_hat.unsqueeze(2), w.unsqueeze(1), b, one_plus
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        u, w, b, one_plus = self._unpack(c)
-        t = torch.tanh((w * x).sum(-1, keepdim=True) + b)
-        return x + u * t, self._log_det(t, one_plus)
+        return ridge_forward(x, *self._ridges(c, x.dim() - 1))
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
-        u, w, b, one_plus = self._unpack(c)
-        y, m = (w * z).sum(-1, keepdim=True), one_plus - 1
-        reach = m.detach().abs()
-        alpha, _ = monotone_inverse(_ridge, y, (m, b), y.detach() - reach, y.detach() + reach, expansions=0)
-        t = torch.tanh(alpha + b)
-        return z - u * t, -self._log_det(t, one_plus)
-
-
-def _ridge(alpha: Tensor, m: Tensor, b: Tensor) -> Tensor:
-    return alpha + m * torch.tanh(alpha + b)
+        u, w, b, one_plus = self._ridges(c, z.dim() - 1)
+        return ridge_inverse(z, u, w, b, one_plus, one_plus.unsqueeze(1) - 1)
