@@ -67,17 +67,20 @@ if TYPE_CHECKING:
         StudentT,
         Target,
         TwoMoons,
+        VonMises,
         bits_per_dim,
         denoise,
         guided_sample,
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, ContextDropout, NoisyData, dequantized_nll, nll
+    from bijectory.objectives import Batch, dequantized_nll, nll
     from bijectory.recipes import (
         glow,
         iaf,
         jet,
         maf,
+        ncsf,
         nice,
         nsf,
         nsf_ar,
@@ -109,6 +112,7 @@ if TYPE_CHECKING:
         Partition,
         Patchify,
         Permutation,
+        PhaseShift,
         Planar,
         Radial,
         Reshape,
@@ -181,6 +185,7 @@ __all__ = [
     "Partition",
     "Patchify",
     "Permutation",
+    "PhaseShift",
     "Planar",
     "Power",
     "PowerTails",
@@ -208,6 +213,7 @@ __all__ = [
     "Target",
     "Transform",
     "TwoMoons",
+    "VonMises",
     "YeoJohnson",
     "bits_per_dim",
     "denoise",
@@ -222,6 +228,7 @@ __all__ = [
     "load",
     "load_metadata",
     "maf",
+    "ncsf",
     "nice",
     "nll",
     "nsf",

@@ -99,6 +99,11 @@ def gaussianized(x: torch.Tensor) -> torch.Tensor:
     return torch.where(t < 0, tail, -tail).to(x.dtype)
 
 
+def angles(x: torch.Tensor) -> torch.Tensor:
+    """Angles clear of the seam, where one rounding is a whole turn."""
+    return 3.1 * torch.sin(x)
+
+
 def light(x: torch.Tensor) -> torch.Tensor:
     """PowerTails at ``phi = 0``, in the words of the paper."""
     mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
@@ -192,6 +197,12 @@ TRANSFORMS = [
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
     Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
+    Case(
+        "PhaseShift",
+        lambda c: bj.PhaseShift(FEATURES, math.pi, c, (8,)),
+        domain=angles,
+        range=angles,
+    ),
     Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
     Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
     Case("ActNorm-image", lambda _: bj.ActNorm(2, event_dim=3), (0,), features=IMAGE),
@@ -247,6 +258,7 @@ DENSITIES = [
         features=IMAGE,
         reparameterised=False,
     ),
+    Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
     Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
     Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
     *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),
@@ -277,6 +289,8 @@ RECIPES = [
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
+    Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),
+    Case("ncsf-1d", lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4), features=1, domain=angles, range=angles),
     # Light tails, or the mass is beyond importance sampling; a latent of 1e6 is beyond every floating-point number.
     Case("ttf", lambda c: bj.ttf(2, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=2, saturates=True),
     Case("ttf-1d", lambda c: bj.ttf(1, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=1, saturates=True),

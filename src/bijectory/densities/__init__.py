@@ -22,6 +22,7 @@ from bijectory.densities.targets import (
     TwoMoons,
 )
 from bijectory.densities.uniform import BoxUniform
+from bijectory.densities.von_mises import VonMises
 
 __all__ = [
     "Audit",
@@ -44,6 +45,7 @@ __all__ = [
     "StudentT",
     "Target",
     "TwoMoons",
+    "VonMises",
     "bits_per_dim",
     "denoise",
     "guided_sample",

@@ -7,6 +7,7 @@ from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
+from bijectory.nets.periodic import Periodic
 
 __all__ = [
     "ACTIVATIONS",
@@ -20,4 +21,5 @@ __all__ = [
     "Freezable",
     "MaskedMLP",
     "ViT",
+    "Periodic",
 ]

@@ -1,6 +1,7 @@
 """Named architectures."""
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
+from bijectory.recipes.circular import ncsf
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow
 from bijectory.recipes.noise import pixel_noise
@@ -24,5 +25,12 @@ __all__ = [
     "recipe",
     "tarflow",
     "tarflow_image",
+    "maf",
+    "ncsf",
+    "nice",
+    "nsf",
+    "nsf_ar",
+    "real_nvp",
+    "recipe",
     "ttf",
 ]

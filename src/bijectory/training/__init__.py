@@ -7,4 +7,11 @@ from bijectory.training.data import Data
 from bijectory.training.fit import fit
 from bijectory.training.state import FitResult
 
-__all__ = ["Batch", "Callback", "Data", "FitConfig", "FitResult", "fit"]
+__all__ = [
+    "Batch",
+    "Callback",
+    "Data",
+    "FitConfig",
+    "FitResult",
+    "fit",
+]
