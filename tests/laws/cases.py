@@ -259,6 +259,23 @@ DENSITIES = [
         reparameterised=False,
     ),
     Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
+    Case(
+        "Mixture",
+        lambda c: bj.Mixture(
+            bj.DiagonalNormal(2, c, (8,)), bj.StudentT(2), bj.DiagonalNormal(2), context=c, hidden=(8,)
+        ),
+        features=2,
+        reparameterised=False,
+    ),
+    Case("ParetoTailed", lambda _: bj.ParetoTailed(2), features=2, contexts=(0,)),
+    Case(
+        "Resampled",
+        lambda _: bj.Resampled(bj.StandardNormal(2), 10, (8,), 64),
+        features=2,
+        contexts=(0,),
+        reparameterised=False,
+    ),
+    Case("TruncatedNormal", lambda _: bj.TruncatedNormal(2, (-1.0, 0.5), (2.0, math.inf)), features=2, contexts=(0,)),
     Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
     Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
     *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),

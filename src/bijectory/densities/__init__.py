@@ -8,7 +8,10 @@ from bijectory.densities.embed import Encode
 from bijectory.densities.flow import Flow
 from bijectory.densities.guidance import denoise, guided_sample
 from bijectory.densities.mixture import GaussianMixture
+from bijectory.densities.mixture_of import Mixture
 from bijectory.densities.normal import DiagonalNormal, StandardNormal
+from bijectory.densities.pareto import ParetoTailed
+from bijectory.densities.resampled import Resampled
 from bijectory.densities.student import StudentT
 from bijectory.densities.targets import (
     Banana,
@@ -21,6 +24,7 @@ from bijectory.densities.targets import (
     Target,
     TwoMoons,
 )
+from bijectory.densities.truncated import TruncatedNormal
 from bijectory.densities.uniform import BoxUniform
 from bijectory.densities.von_mises import VonMises
 
@@ -39,11 +43,15 @@ __all__ = [
     "GaussianGrid",
     "GaussianMixture",
     "GaussianRing",
+    "Mixture",
+    "ParetoTailed",
+    "Resampled",
     "RezendeMohamed",
     "Rings",
     "StandardNormal",
     "StudentT",
     "Target",
+    "TruncatedNormal",
     "TwoMoons",
     "VonMises",
     "bits_per_dim",
