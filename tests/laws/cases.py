@@ -130,6 +130,21 @@ def _multiscale(c: int) -> bj.Multiscale:
     return bj.Multiscale(bj.Chain(bj.Squeeze(), bj.Conv1x1(8)), last, shape=IMAGE)
 
 
+def _augmented(c: int) -> bj.Augmented:
+    noise = bj.Flow(bj.Elementwise(bj.Affine(), 1, 2, (8,)), bj.StandardNormal(1))
+    halves = ((False, False, True), (True, True, False))
+    layers = (bj.Coupling(bj.Affine(), m, c, (8,)) for m in halves)
+    return bj.Augmented(bj.Flow(bj.Chain(*layers), bj.StandardNormal(3)), 2, noise, samples=4)
+
+
+def _positive(c: int) -> bj.Flow:
+    """Positive numbers, a function of the context if there is one."""
+    return bj.Flow(
+        bj.Chain(bj.Inverse(bj.Elementwise(bj.Softplus(), 2)), bj.Elementwise(bj.Affine(), 2, c, (8,))),
+        bj.StandardNormal(2),
+    )
+
+
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), (0,)),
     Case("Affine", lambda _: bj.Affine(), (0,)),
@@ -276,6 +291,17 @@ DENSITIES = [
         reparameterised=False,
     ),
     Case("TruncatedNormal", lambda _: bj.TruncatedNormal(2, (-1.0, 0.5), (2.0, math.inf)), features=2, contexts=(0,)),
+    Case("Augmented", _augmented, features=2, idle=("noise",)),
+    Case("Slice", lambda c: bj.Slice(bj.DiagonalNormal(2, c, (8,)), bj.DiagonalNormal(1, 2 + c, (8,))), features=3),
+    Case("Absolute", lambda c: bj.Absolute(_positive(c)), features=2),
+    Case(
+        "Absolute-signs",
+        lambda c: bj.Absolute(_positive(c), signs=True, hidden=(8,)),
+        features=2,
+        reparameterised=False,
+    ),
+    Case("MaxPool", lambda c: bj.MaxPool(bj.DiagonalNormal(2, c, (8,)), 2), features=4),
+    Case("MaxPool-image", lambda _: bj.MaxPool(bj.DiagonalNormal((1, 1, 2)), 2), features=(1, 2, 4), contexts=(0,)),
     Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
     Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
     *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),

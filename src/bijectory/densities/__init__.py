@@ -1,6 +1,7 @@
 """Densities: bases, targets with known answers, and the flow."""
 
 from bijectory.densities.audit import Audit
+from bijectory.densities.augmented import Augmented
 from bijectory.densities.base import Density
 from bijectory.densities.dequantize import Dequantized, bits_per_dim
 from bijectory.densities.distribution import FlowDistribution
@@ -13,6 +14,7 @@ from bijectory.densities.normal import DiagonalNormal, StandardNormal
 from bijectory.densities.pareto import ParetoTailed
 from bijectory.densities.resampled import Resampled
 from bijectory.densities.student import StudentT
+from bijectory.densities.surjections import Absolute, MaxPool, Slice
 from bijectory.densities.targets import (
     Banana,
     Checkerboard,
@@ -29,7 +31,9 @@ from bijectory.densities.uniform import BoxUniform
 from bijectory.densities.von_mises import VonMises
 
 __all__ = [
+    "Absolute",
     "Audit",
+    "Augmented",
     "Banana",
     "BoxUniform",
     "Checkerboard",
@@ -43,11 +47,13 @@ __all__ = [
     "GaussianGrid",
     "GaussianMixture",
     "GaussianRing",
+    "MaxPool",
     "Mixture",
     "ParetoTailed",
     "Resampled",
     "RezendeMohamed",
     "Rings",
+    "Slice",
     "StandardNormal",
     "StudentT",
     "Target",
