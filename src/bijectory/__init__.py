@@ -82,7 +82,6 @@ if TYPE_CHECKING:
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, ContextDropout, NoisyData, dequantized_nll, nll
-    from bijectory.objectives import Batch, dequantized_nll, nll
     from bijectory.recipes import (
         glow,
         iaf,

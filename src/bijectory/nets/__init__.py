@@ -6,8 +6,8 @@ from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
-from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 
 __all__ = [
     "ACTIVATIONS",
@@ -20,6 +20,6 @@ __all__ = [
     "Dense",
     "Freezable",
     "MaskedMLP",
-    "ViT",
     "Periodic",
+    "ViT",
 ]
