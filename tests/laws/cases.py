@@ -99,6 +99,11 @@ def gaussianized(x: torch.Tensor) -> torch.Tensor:
     return torch.where(t < 0, tail, -tail).to(x.dtype)
 
 
+def angles(x: torch.Tensor) -> torch.Tensor:
+    """Angles clear of the seam, where one rounding is a whole turn."""
+    return 3.1 * torch.sin(x)
+
+
 def light(x: torch.Tensor) -> torch.Tensor:
     """PowerTails at ``phi = 0``, in the words of the paper."""
     mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
@@ -123,6 +128,21 @@ def _multiscale(c: int) -> bj.Multiscale:
     """The first level does not read the context."""
     last = bj.Chain(bj.Haar(), bj.ActNorm(16, event_dim=3), bj.ImageCoupling(bj.Affine(), 16, context=c, hidden=4))
     return bj.Multiscale(bj.Chain(bj.Squeeze(), bj.Conv1x1(8)), last, shape=IMAGE)
+
+
+def _augmented(c: int) -> bj.Augmented:
+    noise = bj.Flow(bj.Elementwise(bj.Affine(), 1, 2, (8,)), bj.StandardNormal(1))
+    halves = ((False, False, True), (True, True, False))
+    layers = (bj.Coupling(bj.Affine(), m, c, (8,)) for m in halves)
+    return bj.Augmented(bj.Flow(bj.Chain(*layers), bj.StandardNormal(3)), 2, noise, samples=4)
+
+
+def _positive(c: int) -> bj.Flow:
+    """Positive numbers, a function of the context if there is one."""
+    return bj.Flow(
+        bj.Chain(bj.Inverse(bj.Elementwise(bj.Softplus(), 2)), bj.Elementwise(bj.Affine(), 2, c, (8,))),
+        bj.StandardNormal(2),
+    )
 
 
 BIJECTIONS = [
@@ -193,6 +213,12 @@ TRANSFORMS = [
     Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
     Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),
     Case("Planar-stack", lambda c: bj.Planar(FEATURES, c, hidden=(8,), layers=3)),
+    Case(
+        "PhaseShift",
+        lambda c: bj.PhaseShift(FEATURES, math.pi, c, (8,)),
+        domain=angles,
+        range=angles,
+    ),
     Case("Radial", lambda c: bj.Radial(FEATURES, c, hidden=(8,))),
     Case("Radial-1d", lambda c: bj.Radial(1, c, hidden=(8,)), features=1),
     Case("ActNorm-image", lambda _: bj.ActNorm(2, event_dim=3), (0,), features=IMAGE),
@@ -260,6 +286,35 @@ DENSITIES = [
         features=IMAGE,
         reparameterised=False,
     ),
+    Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
+    Case(
+        "Mixture",
+        lambda c: bj.Mixture(
+            bj.DiagonalNormal(2, c, (8,)), bj.StudentT(2), bj.DiagonalNormal(2), context=c, hidden=(8,)
+        ),
+        features=2,
+        reparameterised=False,
+    ),
+    Case("ParetoTailed", lambda _: bj.ParetoTailed(2), features=2, contexts=(0,)),
+    Case(
+        "Resampled",
+        lambda _: bj.Resampled(bj.StandardNormal(2), 10, (8,), 64),
+        features=2,
+        contexts=(0,),
+        reparameterised=False,
+    ),
+    Case("TruncatedNormal", lambda _: bj.TruncatedNormal(2, (-1.0, 0.5), (2.0, math.inf)), features=2, contexts=(0,)),
+    Case("Augmented", _augmented, features=2, idle=("noise",)),
+    Case("Slice", lambda c: bj.Slice(bj.DiagonalNormal(2, c, (8,)), bj.DiagonalNormal(1, 2 + c, (8,))), features=3),
+    Case("Absolute", lambda c: bj.Absolute(_positive(c)), features=2),
+    Case(
+        "Absolute-signs",
+        lambda c: bj.Absolute(_positive(c), signs=True, hidden=(8,)),
+        features=2,
+        reparameterised=False,
+    ),
+    Case("MaxPool", lambda c: bj.MaxPool(bj.DiagonalNormal(2, c, (8,)), 2), features=4),
+    Case("MaxPool-image", lambda _: bj.MaxPool(bj.DiagonalNormal((1, 1, 2)), 2), features=(1, 2, 4), contexts=(0,)),
     Case("GaussianMixture", lambda _: bj.GaussianMixture(2, 3), features=2, contexts=(0,)),
     Case("GaussianMixture-1d", lambda _: bj.GaussianMixture(1, 4), features=1, contexts=(0,)),
     *(_target(f"RezendeMohamed-{k}", lambda k=k: bj.RezendeMohamed(k)) for k in (1, 2, 3, 4)),
@@ -290,6 +345,8 @@ RECIPES = [
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
+    Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),
+    Case("ncsf-1d", lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4), features=1, domain=angles, range=angles),
     # Light tails, or the mass is beyond importance sampling; a latent of 1e6 is beyond every floating-point number.
     Case("ttf", lambda c: bj.ttf(2, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=2, saturates=True),
     Case("ttf-1d", lambda c: bj.ttf(1, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=1, saturates=True),

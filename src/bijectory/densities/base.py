@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.errors import ConfigError, check
+from bijectory.errors import ConfigError, FlowError, check
 
 
 def as_event_shape(event_shape: int | Sequence[int]) -> torch.Size:
@@ -24,6 +24,15 @@ def as_event_shape(event_shape: int | Sequence[int]) -> torch.Size:
     ok = bool(sizes) and all(n >= 1 for n in sizes)
     check(ok, ConfigError, f"event_shape must be a positive int or a tuple of them, got {event_shape!r}.")
     return torch.Size(sizes)
+
+
+def refuse_gradients(density: nn.Module, remedy: str) -> None:
+    """Raise ``FlowError`` where draws are asked to carry gradients to weights that they cannot carry them to."""
+    asked = torch.is_grad_enabled() and any(p.requires_grad for p in density.parameters())
+    message = (
+        f"draws of a {type(density).__name__} carry no gradient to its weights, so rsample would be wrong; {remedy}"
+    )
+    check(not asked, FlowError, message)
 
 
 class Density(nn.Module, abc.ABC):

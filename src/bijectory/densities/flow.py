@@ -43,6 +43,7 @@ class Flow(Density):
         self.transform, self.base, self.embed = transform, base, embed
         self.event_shape = transform.data_shape(base.event_shape)
         self.context = max(transform.context, base.context)
+        self.exact = transform.exact and base.exact
 
     def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Log-density in nats, ``log p(x | c)``: ``(*batch, *event) -> (*batch,)``."""

@@ -11,4 +11,10 @@ before (2), the new one after.
 from bijectory.io.api import load, load_metadata, save
 from bijectory.io.card import describe, model_card
 
-__all__ = ["describe", "load", "load_metadata", "model_card", "save"]
+__all__ = [
+    "describe",
+    "load",
+    "load_metadata",
+    "model_card",
+    "save",
+]

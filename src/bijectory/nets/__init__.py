@@ -7,6 +7,7 @@ from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
+from bijectory.nets.periodic import Periodic
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Dense",
     "Freezable",
     "MaskedMLP",
+    "Periodic",
     "ViT",
 ]

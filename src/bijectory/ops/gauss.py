@@ -65,3 +65,11 @@ def log_ndtr_quantile(log_p: Tensor) -> Tensor:
     tail = torch.where(lower, left, (-torch.expm1(right)).log())
     z = tail_quantile((-LOG_2 - tail).clamp(min=0))
     return torch.where(lower, -z, z)
+
+
+def log_ndtr(x: Tensor) -> Tensor:
+    r""":math:`\log\Phi(x)`, accurate on both sides."""
+    negative = x < 0
+    exponent = tail_exponent(torch.where(negative, -x, x))
+    right = torch.where(negative, 0.0, exponent)
+    return torch.where(negative, -exponent - LOG_2, torch.log1p(-0.5 * torch.exp(-right)))

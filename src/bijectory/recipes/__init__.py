@@ -2,6 +2,7 @@
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
+from bijectory.recipes.circular import ncsf
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow
 from bijectory.recipes.noise import pixel_noise
@@ -18,6 +19,7 @@ __all__ = [
     "iaf",
     "jet",
     "maf",
+    "ncsf",
     "nice",
     "nsf",
     "nsf_ar",

@@ -14,4 +14,8 @@ from bijectory.spec.decode import from_spec
 from bijectory.spec.encode import to_spec
 from bijectory.spec.registry import register
 
-__all__ = ["from_spec", "register", "to_spec"]
+__all__ = [
+    "from_spec",
+    "register",
+    "to_spec",
+]

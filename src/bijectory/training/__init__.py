@@ -9,3 +9,11 @@ from bijectory.training.fit import fit
 from bijectory.training.state import FitResult
 
 __all__ = ["Anneal", "Batch", "Callback", "Data", "FitConfig", "FitResult", "fit"]
+__all__ = [
+    "Batch",
+    "Callback",
+    "Data",
+    "FitConfig",
+    "FitResult",
+    "fit",
+]

@@ -17,6 +17,7 @@ from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
 from bijectory.transforms.patchify import Patchify
 from bijectory.transforms.permutation import Permutation, random_permutation, reversal
+from bijectory.transforms.phase_shift import PhaseShift
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
@@ -45,6 +46,7 @@ __all__ = [
     "Partition",
     "Patchify",
     "Permutation",
+    "PhaseShift",
     "Planar",
     "Radial",
     "Reshape",
