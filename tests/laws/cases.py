@@ -276,6 +276,9 @@ RECIPES = [
     Case("iaf", lambda c: bj.iaf(FEATURES, c, layers=2, hidden=(16,))),
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
+    Case(
+        "real_nvp_image", lambda c: bj.real_nvp_image((1, 2, 2), c, levels=4, couplings=1, hidden=6, blocks=1), **PIXELS
+    ),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     # Light tails, or the mass is beyond importance sampling; a latent of 1e6 is beyond every floating-point number.
     Case("ttf", lambda c: bj.ttf(2, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=2, saturates=True),

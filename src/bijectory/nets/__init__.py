@@ -2,7 +2,7 @@
 
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.context_conv import ContextConv
-from bijectory.nets.conv import Conv, ConvNet
+from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
@@ -21,3 +21,5 @@ __all__ = [
     "MaskedMLP",
     "ViT",
 ]
+__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "ConvResNet", "Dense", "Freezable", "MaskedMLP"]

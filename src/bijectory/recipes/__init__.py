@@ -2,7 +2,7 @@
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.coupling import nice, nsf, real_nvp
-from bijectory.recipes.images import glow
+from bijectory.recipes.images import glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
@@ -21,6 +21,7 @@ __all__ = [
     "nsf_ar",
     "pixel_noise",
     "real_nvp",
+    "real_nvp_image",
     "recipe",
     "tarflow",
     "tarflow_image",

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from bijectory.errors import ConfigError, check
 from bijectory.nets import Freezable
 from bijectory.ops.image import conv2d
-from bijectory.ops.linalg import bound_scale, reflections, shear_condition, unit_triangle
+from bijectory.ops.linalg import reflections, shear_condition, unit_triangle
+from bijectory.ops.scalar import soft_bound
 from bijectory.transforms.base import Transform
 from bijectory.transforms.linear import check_bound
 
@@ -86,7 +87,7 @@ class Conv1x1(Transform, Freezable):
             self._inverse = self._solve(factors, vectors).to(self.factors.dtype)
 
     def _scales(self, factors: Tensor) -> Tensor:
-        return bound_scale(factors.diagonal(), self.max_log_scale)
+        return soft_bound(factors.diagonal(), self.max_log_scale)
 
     def _weight(self, factors: Tensor, vectors: Tensor) -> Tensor:
         lower, upper = (unit_triangle(factors, self.max_shear, upper=up) for up in (False, True))
