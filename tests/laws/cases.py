@@ -344,6 +344,9 @@ RECIPES = [
     Case("iaf", lambda c: bj.iaf(FEATURES, c, layers=2, hidden=(16,))),
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),
     Case("nsf_ar", lambda c: bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)),
+    Case(
+        "real_nvp_image", lambda c: bj.real_nvp_image((1, 2, 2), c, levels=4, couplings=1, hidden=6, blocks=1), **PIXELS
+    ),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),
     Case("ncsf-1d", lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4), features=1, domain=angles, range=angles),

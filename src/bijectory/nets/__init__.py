@@ -3,7 +3,7 @@
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
-from bijectory.nets.conv import Conv, ConvNet
+from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
@@ -25,3 +25,5 @@ __all__ = [
     "Periodic",
     "ViT",
 ]
+__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "ConvResNet", "Dense", "Freezable", "MaskedMLP"]

@@ -27,12 +27,6 @@ def multiply(weight: Tensor, x: Tensor) -> Tensor:
     return feature_major((weight @ x.unsqueeze(-1)).squeeze(-1))
 
 
-def unpack_lu(factors: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    """Split ``(n, n)`` compact factors and an ``(n,)`` diagonal into unit lower ``L`` and upper ``U``, free of bounds."""
-    lower = factors.tril(-1) + torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
-    return lower, factors.triu(1) + torch.diag(diagonal)
-
-
 def bound_norm(matrix: Tensor, radius: float) -> Tensor:
     """Shrink matrices smoothly to a Frobenius norm below ``radius``; the identity map to first order at zero."""
     return matrix * torch.rsqrt(1 + matrix.square().sum((-2, -1), keepdim=True) / radius**2)

@@ -4,7 +4,7 @@ from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.circular import ncsf
 from bijectory.recipes.coupling import nice, nsf, real_nvp
-from bijectory.recipes.images import glow
+from bijectory.recipes.images import glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
@@ -27,6 +27,7 @@ __all__ = [
     "planar",
     "radial",
     "real_nvp",
+    "real_nvp_image",
     "recipe",
     "sylvester",
     "tarflow",

@@ -45,6 +45,9 @@ class Signature:
 
     def _one(self, name: str, value: Any, hint: Any) -> Any:
         least = 0 if name in MAY_BE_ZERO else 1
+        if type(None) in get_args(hint):  # an optional argument; None leaves the choice to the recipe
+            rest = [h for h in get_args(hint) if h is not type(None)]
+            return value if value is None or len(rest) > 1 else self._one(name, value, rest[0])
         if hint is int:
             fits, expected = _whole(value, least), f"an integer of at least {least}"
         elif hint is float:

@@ -1,6 +1,5 @@
 """Invertible 1 x 1 convolution: one linear map of the channels for all pixels."""
 
-import copy
 import math
 
 import torch
@@ -9,24 +8,27 @@ from torch import Tensor, nn
 from bijectory.errors import ConfigError, check
 from bijectory.nets import Freezable
 from bijectory.ops.image import conv2d
-from bijectory.ops.linalg import unpack_lu
+from bijectory.ops.linalg import reflections, shear_condition, unit_triangle
+from bijectory.ops.scalar import soft_bound
 from bijectory.transforms.base import Transform
+from bijectory.transforms.linear import check_bound
 
 
 class Conv1x1(Transform, Freezable):
-    r"""Invertible 1 x 1 convolution :math:`z_{hw} = W x_{hw}` with :math:`W = P L (U + \operatorname{diag}(d e^{s}))`.
+    r"""Invertible 1 x 1 convolution :math:`z_{hw} = W x_{hw}` with :math:`W = R L D U`.
 
-    :math:`P` is a fixed permutation, :math:`L` unit lower and :math:`U` strictly upper triangular. :math:`W` starts as a
-    random rotation, which fixes :math:`P` and :math:`d`; the log-scales :math:`s = S \tanh(a / S)` start at 0 and are
-    bounded, so that the map stays invertible whatever the weights. :math:`\log|\det| = H W \sum_i (\log|d_i| + s_i)`.
+    :math:`R` is a fixed random rotation (a product of reflections; where the paper has a permutation), :math:`L` and
+    :math:`U` are unit triangles and :math:`D = e^{s}`. The layer starts at :math:`W = R`. Scales and triangles are
+    bounded as in ``LU``, so :math:`W` is well conditioned whatever the weights. :math:`\log|\det| = H W \sum_i s_i`.
 
     Args:
         channels: Number of channels.
         seed: Seed of the rotation; the global random state is neither read nor changed.
-        max_log_scale: The bound ``S > 0`` on ``|s|``.
+        max_log_scale: The bound :math:`S > 0` on :math:`|s|`.
+        max_shear: The bound :math:`\rho > 0` on each triangle.
 
     Raises:
-        ConfigError: If ``channels < 1`` or ``max_log_scale`` is not positive and finite.
+        ConfigError: If ``channels < 1``, or a bound is not positive and finite.
 
     References:
         Glow, Kingma, Dhariwal 2018, arXiv:1807.03039, eq. 9-11.
@@ -38,67 +40,67 @@ class Conv1x1(Transform, Freezable):
     """
 
     event_dim = latent_event_dim = 3
-    ladj_cost = "O(channels)"
     precomputed = ("_product", "_inverse")
-    _rank: Tensor
-    _diagonal: Tensor
+    _vectors: Tensor
     _product: Tensor | None
     _inverse: Tensor | None
 
-    def __init__(self, channels: int, seed: int = 0, max_log_scale: float = 2.0) -> None:
+    def __init__(self, channels: int, seed: int = 0, *, max_log_scale: float = 2.0, max_shear: float = 1.0) -> None:
         super().__init__()
         check(channels >= 1, ConfigError, f"channels must be at least 1, got {channels}.")
-        ok = math.isfinite(max_log_scale) and max_log_scale > 0
-        check(ok, ConfigError, f"max_log_scale must be a positive finite number, got {max_log_scale!r}.")
-        self.channels, self.seed, self.max_log_scale = channels, seed, max_log_scale
-        noise = torch.randn(channels, channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        factors, pivots = torch.linalg.lu_factor(torch.linalg.qr(noise).Q)
-        rank = torch.lu_unpack(factors, pivots, unpack_data=False)[0].argmax(1)  # rotation = (L U)[rank]
-        dtype = torch.get_default_dtype()
-        # L below the diagonal, U above, the raw log-scales a on it.
-        self.factors = nn.Parameter((factors - torch.diag(factors.diagonal())).to(dtype))
-        self.register_buffer("_rank", rank)
-        self.register_buffer("_diagonal", factors.diagonal().float().to(dtype))  # the same in every precision
+        check_bound(max_log_scale, "max_log_scale")
+        check_bound(max_shear, "max_shear")
+        self.channels, self.seed, self.max_log_scale, self.max_shear = channels, seed, max_log_scale, max_shear
+        # Compact as in LAPACK: L below the diagonal, U above, the raw log-scales on it; every entry is used.
+        self.factors = nn.Parameter(torch.zeros(channels, channels))
+        # Vectors of reflections and not R itself: R is then a rotation to the last digit in every precision.
+        g = torch.Generator().manual_seed(seed)
+        vectors = torch.randn(channels, channels, generator=g, dtype=torch.float32)
+        self.register_buffer("_vectors", vectors.to(torch.get_default_dtype()))
         self.register_buffer("_product", None, persistent=False)  # set by freeze
         self.register_buffer("_inverse", None, persistent=False)
 
+    @property
+    def max_condition(self) -> float:
+        """The bound on the condition number of :math:`W`."""
+        return math.exp(2 * self.max_log_scale) * shear_condition(self.max_shear) ** 2
+
     def extra_repr(self) -> str:
-        return f"{self.channels}, seed={self.seed}, max_log_scale={self.max_log_scale}"
+        return f"{self.channels}, max_log_scale={self.max_log_scale}, max_shear={self.max_shear}"
 
-    def _log_scale(self) -> Tensor:
-        return self.max_log_scale * torch.tanh(self.factors.diagonal() / self.max_log_scale)
-
-    def _triangles(self) -> tuple[Tensor, Tensor]:
-        return unpack_lu(self.factors, self._diagonal * self._log_scale().exp())
-
-    def weight(self) -> Tensor:
-        """The matrix ``W``, ``(channels, channels)``."""
-        lower, upper = self._triangles()
-        return (lower @ upper).index_select(0, self._rank)
-
-    def inverse_weight(self) -> Tensor:
-        """The inverse of ``W``, by two triangular solves."""
-        lower, upper = self._triangles()
-        eye = torch.eye(self.channels, dtype=lower.dtype, device=lower.device)
-        y = torch.linalg.solve_triangular(lower, eye.index_select(1, self._rank), upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, y, upper=True)
-
-    def _log_det(self, x: Tensor) -> Tensor:
-        return x.shape[-2] * x.shape[-1] * (self._diagonal.abs().log().sum() + self._log_scale().sum())
+    def matrix(self) -> Tensor:
+        """:math:`W`, ``(channels, channels)``."""
+        return self._weight(self.factors, self._vectors)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        weight = self.weight() if self._product is None else self._product
-        return _mix(x, weight), self._log_det(x).expand(x.shape[:-3])
+        return _mix(x, self.matrix() if self._product is None else self._product), self._log_det(x)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        weight = self.inverse_weight() if self._inverse is None else self._inverse
-        return _mix(z, weight), (-self._log_det(z)).expand(z.shape[:-3])
+        inverse = self._solve(self.factors, self._vectors) if self._inverse is None else self._inverse
+        return _mix(z, inverse), -self._log_det(z)
 
     def precompute(self) -> None:
-        """Multiply the factors and invert the product, in float64, so nothing is lost by it."""
+        """One matrix for each direction; in float64, so nothing is lost by it."""
         with torch.no_grad():
-            wide = copy.deepcopy(self).double()
-            self._product, self._inverse = (w.to(self.factors) for w in (wide.weight(), wide.inverse_weight()))
+            factors, vectors = self.factors.double(), self._vectors.double()
+            self._product = self._weight(factors, vectors).to(self.factors.dtype)
+            self._inverse = self._solve(factors, vectors).to(self.factors.dtype)
+
+    def _scales(self, factors: Tensor) -> Tensor:
+        return soft_bound(factors.diagonal(), self.max_log_scale)
+
+    def _weight(self, factors: Tensor, vectors: Tensor) -> Tensor:
+        lower, upper = (unit_triangle(factors, self.max_shear, upper=up) for up in (False, True))
+        return reflections(vectors) @ (lower * self._scales(factors).exp()) @ upper
+
+    def _solve(self, factors: Tensor, vectors: Tensor) -> Tensor:
+        lower, upper = (unit_triangle(factors, self.max_shear, upper=up) for up in (False, True))
+        y = torch.linalg.solve_triangular(lower, reflections(vectors).mT, upper=False, unitriangular=True)
+        y = (-self._scales(factors)).exp().unsqueeze(-1) * y
+        return torch.linalg.solve_triangular(upper, y, upper=True, unitriangular=True)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return (x.shape[-2] * x.shape[-1] * self._scales(self.factors).sum()).expand(x.shape[:-3])
 
 
 def _mix(x: Tensor, weight: Tensor) -> Tensor:

@@ -17,6 +17,14 @@ Mask = Literal["channels", "checkerboard"]
 Scalar = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def coupled_channels(channels: int, mask: Mask, *, swap: bool = False) -> tuple[int, int]:
+    """Channels that the conditioner of a coupling reads, and channels that it must give a set of parameters for."""
+    if mask == "checkerboard":
+        return channels, channels
+    first = (channels + 1) // 2
+    return (channels - first, first) if swap else (first, channels - first)
+
+
 class ImageCoupling(Retraceable):
     r"""Coupling of images :math:`z_A = x_A,\; z_B = \tau(x_B; \phi(x_A, c))` with any scalar family.
 
@@ -72,9 +80,8 @@ class ImageCoupling(Retraceable):
         )
         self.bijection, self.channels, self.mask, self.swap = bijection, channels, mask, swap
         self.context, self.hidden = context, hidden
-        first = (channels + 1) // 2
-        self._sizes = (first, channels - first)
-        kept, moved = (channels, channels) if mask == "checkerboard" else self._sizes[::-1] if swap else self._sizes
+        kept, moved = coupled_channels(channels, mask, swap=swap)
+        self._sizes = (moved, kept) if swap else (kept, moved)
         self.net = ConvNet(kept, bijection.n_params * moved, hidden, context) if net is None else net
 
     def extra_repr(self) -> str:
