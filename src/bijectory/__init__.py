@@ -77,6 +77,11 @@ if TYPE_CHECKING:
         glow,
         iaf,
         jet,
+    from bijectory.objectives import Batch, dequantized_nll, nll
+    from bijectory.recipes import (
+        gin,
+        glow,
+        iaf,
         maf,
         nice,
         nsf,
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
         tarflow,
         tarflow_image,
         ttf,
+        real_nvp,
     )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
@@ -215,6 +221,7 @@ __all__ = [
     "fit",
     "fit_images",
     "fit_table",
+    "gin",
     "glow",
     "guided_sample",
     "iaf",

@@ -21,3 +21,6 @@ __all__ = [
     "MaskedMLP",
     "ViT",
 ]
+from bijectory.nets.volume import VolumePreserving
+
+__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP", "VolumePreserving"]

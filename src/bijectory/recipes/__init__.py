@@ -1,7 +1,7 @@
 """Named architectures."""
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
-from bijectory.recipes.coupling import nice, nsf, real_nvp
+from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import glow
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
@@ -15,6 +15,9 @@ __all__ = [
     "glow",
     "iaf",
     "jet",
+    "gin",
+    "glow",
+    "iaf",
     "maf",
     "nice",
     "nsf",
@@ -25,4 +28,6 @@ __all__ = [
     "tarflow",
     "tarflow_image",
     "ttf",
+    "real_nvp",
+    "recipe",
 ]
