@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import bijectory as bj
+from bijectory.ops.shape import to_planes
 from bijectory.recipes import coupling
 from laws.cases import randomize
 
 F64 = torch.float64
 AFFINE = ["real_nvp", "maf", "iaf"]
 SPLINE = ["nsf", "nsf_ar"]
-NAMES = ["nice", *AFFINE, *SPLINE]
+NAMES = ["nice", "gin", *AFFINE, *SPLINE]
 SHAPES = [(), (7,), (5, 7), (0,)]
 
 
@@ -111,6 +112,31 @@ def test_depth_32_with_doubled_weights_stays_finite(name):
         for y, ladj in (flow.to_latent(x), flow.to_data(x)):
             assert y.isfinite().all()
             assert ladj.isfinite().all()
+
+
+@pytest.mark.parametrize("features", [1, 2, 5])
+@pytest.mark.parametrize("context", [0, 3])
+def test_gin_preserves_volume_and_learns_the_width_of_each_latent(features, context):
+    flow = small("gin", features, context)
+    c = torch.randn(7, context, dtype=F64) if context else None
+    z, ladj = flow.to_latent(torch.randn(7, features, dtype=F64), c)
+    assert (ladj.abs() < 1e-12).all()
+    assert (flow.to_data(z, c)[1].abs() < 1e-12).all()
+    if features == 5:
+        scales = [phi[1] for phi in affine_parameters(flow, c)]
+        assert all((s.abs() > 1e-3).any() for s in scales), "volume is preserved, lengths are not"
+    assert any(p is flow.base.log_scale for p in flow.parameters()) or context
+
+
+def affine_parameters(flow, c):
+    found = []
+    hooks = [
+        layer.net.register_forward_hook(lambda _m, _i, out: found.append(to_planes(out, 2))) for layer in flow.transform
+    ]
+    flow.to_latent(torch.randn(7, 5, dtype=F64), c)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 # -- context ----------------------------------------------------------------------------------------------------------

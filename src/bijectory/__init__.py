@@ -87,6 +87,11 @@ if TYPE_CHECKING:
         glow,
         iaf,
         jet,
+    from bijectory.objectives import Batch, dequantized_nll, nll
+    from bijectory.recipes import (
+        gin,
+        glow,
+        iaf,
         maf,
         ncsf,
         nice,
@@ -101,6 +106,7 @@ if TYPE_CHECKING:
         tarflow,
         tarflow_image,
         ttf,
+        real_nvp,
     )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
@@ -248,6 +254,7 @@ __all__ = [
     "fit",
     "fit_images",
     "fit_table",
+    "gin",
     "glow",
     "guided_sample",
     "iaf",

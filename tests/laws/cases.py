@@ -340,6 +340,7 @@ TINY = {"layers": 2, "width": 8, "depth": 1, "heads": 2}  # transformers
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
     Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
+    Case("gin", lambda c: bj.gin(FEATURES, c, layers=2, hidden=(8,))),
     Case("maf", lambda c: bj.maf(FEATURES, c, layers=2, hidden=(16,))),
     Case("iaf", lambda c: bj.iaf(FEATURES, c, layers=2, hidden=(16,))),
     Case("nsf", lambda c: bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4)),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check
+from bijectory.ops.scalar import soft_bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +47,10 @@ class Affine(Bijection):
     stacks of many layers finite and invertible whatever the weights; :math:`\log|dy/dx| = s`.
 
     Args:
-        max_log_scale: The bound ``S > 0`` on ``|s|``.
+        max_log_scale: The bound ``S > 0`` on ``|s|``; None takes ``s = a``, from a conditioner that bounds it itself.
 
     Raises:
-        ConfigError: If ``max_log_scale`` is not a positive finite number.
+        ConfigError: If ``max_log_scale`` is neither None nor a positive finite number.
 
     References:
         Density estimation using Real NVP, Dinh, Sohl-Dickstein, Bengio 2016, arXiv:1605.08803, eq. 4-6.
@@ -60,11 +61,11 @@ class Affine(Bijection):
         (3.0, 0.0)
     """
 
-    max_log_scale: float = 3.0
+    max_log_scale: float | None = 3.0
 
     def __post_init__(self) -> None:
         check(
-            math.isfinite(self.max_log_scale) and self.max_log_scale > 0,
+            self.max_log_scale is None or (math.isfinite(self.max_log_scale) and self.max_log_scale > 0),
             ConfigError,
             f"max_log_scale must be a positive finite number, got {self.max_log_scale!r}.",
         )
@@ -74,7 +75,7 @@ class Affine(Bijection):
         return 2
 
     def _log_scale(self, raw: Tensor) -> Tensor:
-        return self.max_log_scale * torch.tanh(raw / self.max_log_scale)
+        return raw if self.max_log_scale is None else soft_bound(raw, self.max_log_scale)
 
     def forward(self, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         t, raw = phi.unbind(0)

@@ -27,3 +27,6 @@ __all__ = [
 ]
 __all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
 __all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "ConvResNet", "Dense", "Freezable", "MaskedMLP"]
+from bijectory.nets.volume import VolumePreserving
+
+__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP", "VolumePreserving"]

@@ -5,6 +5,8 @@ from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.circular import ncsf
 from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import glow, real_nvp_image
+from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
+from bijectory.recipes.images import glow
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
@@ -18,6 +20,9 @@ __all__ = [
     "glow",
     "iaf",
     "jet",
+    "gin",
+    "glow",
+    "iaf",
     "maf",
     "ncsf",
     "nice",
@@ -33,4 +38,6 @@ __all__ = [
     "tarflow",
     "tarflow_image",
     "ttf",
+    "real_nvp",
+    "recipe",
 ]

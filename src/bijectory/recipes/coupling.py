@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from bijectory.bijections import Affine, Bijection, RationalQuadratic, Shift
-from bijectory.densities import Flow, StandardNormal
+from bijectory.densities import DiagonalNormal, Flow, StandardNormal
+from bijectory.nets import MLP, VolumePreserving
 from bijectory.recipes.registry import recipe
 from bijectory.transforms import QR, Chain, Coupling, Elementwise, Transform, random_permutation
 
@@ -94,6 +95,40 @@ def real_nvp(features: int, context: int = 0, *, layers: int = 8, hidden: Sequen
     return Flow(
         Chain(*coupling_stack(bounded_affine(layers), features, context, layers, hidden)), StandardNormal(features)
     )
+
+
+@recipe(
+    paper="Disentanglement by Nonlinear ICA with General Incompressible-flow Networks (GIN), Sorrenson, Rother, Köthe, "
+    "arXiv:2001.04872",
+    year=2020,
+)
+def gin(features: int, context: int = 0, *, layers: int = 8, hidden: Sequence[int] = (128, 128)) -> Flow:
+    """Volume-preserving affine couplings over a normal base with learned means and scales.
+
+    In each coupling the log-scales sum to zero, so only the base can tell how wide a latent dimension is: the informative
+    ones come out wide. As published, but the mean of the log-scales is taken off all (there their sum off the last) and
+    halves alternate in place of random permutations. With a context (there: the class) couplings and base depend on it.
+
+    Args:
+        features: Number of features.
+        context: Width of the context, 0 for none.
+        layers: Number of coupling layers.
+        hidden: Hidden widths of each conditioner.
+
+    Example:
+        >>> gin(4).sample(2).shape
+        torch.Size([2, 4])
+    """
+    base = DiagonalNormal(features, context, hidden)
+    if features == 1:
+        return Flow(Chain(*coupling_stack(Shift(), 1, context, layers, hidden)), base)
+    bound = min(1.5, 20.0 / layers)  # centred log-scales reach twice this: e^-40 to e^40 in all, as in bounded_affine
+    steps = []
+    for mask in half_masks(features, layers):
+        kept = sum(mask)
+        net = VolumePreserving(MLP(kept, 2 * (features - kept), hidden, context), bound)
+        steps.append(Coupling(Affine(max_log_scale=None), mask, context, hidden, net))
+    return Flow(Chain(*steps), base)
 
 
 @recipe(paper="Neural Spline Flows, Durkan, Bekasov, Murray, Papamakarios, arXiv:1906.04032", year=2019)
