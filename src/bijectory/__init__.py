@@ -84,14 +84,10 @@ if TYPE_CHECKING:
     from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
     from bijectory.recipes import (
         bnaf,
-        glow,
-        iaf,
-        jet,
-    from bijectory.objectives import Batch, dequantized_nll, nll
-    from bijectory.recipes import (
         gin,
         glow,
         iaf,
+        jet,
         maf,
         ncsf,
         nice,
@@ -101,12 +97,11 @@ if TYPE_CHECKING:
         planar,
         radial,
         real_nvp,
-        sylvester,
         real_nvp_image,
+        sylvester,
         tarflow,
         tarflow_image,
         ttf,
-        real_nvp,
     )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table

@@ -9,6 +9,7 @@ from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
+from bijectory.nets.volume import VolumePreserving
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,14 +20,11 @@ __all__ = [
     "ContextConv",
     "Conv",
     "ConvNet",
+    "ConvResNet",
     "Dense",
     "Freezable",
     "MaskedMLP",
     "Periodic",
     "ViT",
+    "VolumePreserving",
 ]
-__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
-__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "ConvResNet", "Dense", "Freezable", "MaskedMLP"]
-from bijectory.nets.volume import VolumePreserving
-
-__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP", "VolumePreserving"]

@@ -1,12 +1,10 @@
 """Named architectures."""
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
-from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.circular import ncsf
-from bijectory.recipes.coupling import nice, nsf, real_nvp
-from bijectory.recipes.images import glow, real_nvp_image
+from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
-from bijectory.recipes.images import glow
+from bijectory.recipes.images import glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
@@ -17,12 +15,10 @@ __all__ = [
     "Recipe",
     "bnaf",
     "find_recipe",
-    "glow",
-    "iaf",
-    "jet",
     "gin",
     "glow",
     "iaf",
+    "jet",
     "maf",
     "ncsf",
     "nice",
@@ -38,6 +34,4 @@ __all__ = [
     "tarflow",
     "tarflow_image",
     "ttf",
-    "real_nvp",
-    "recipe",
 ]

@@ -8,8 +8,8 @@ from bijectory.training.data import Data
 from bijectory.training.fit import fit
 from bijectory.training.state import FitResult
 
-__all__ = ["Anneal", "Batch", "Callback", "Data", "FitConfig", "FitResult", "fit"]
 __all__ = [
+    "Anneal",
     "Batch",
     "Callback",
     "Data",
