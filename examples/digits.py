@@ -25,9 +25,16 @@ def main(budget: float = 120.0, out: Path | None = None, steps: int = 8, hidden:
     images, labels = digits.images.astype(np.uint8), digits.target
     config = image_config(len(images), time_budget=budget, lr=2e-3, ema_decay=0.99, progress=False)
     began = time.perf_counter()
-    size = {"steps": steps, "hidden": hidden}
     fitted = bj.fit_images(
-        images, labels, recipe="glow", recipe_args=size, levels=17, config=config, out=out, audit=False
+        images,
+        labels,
+        recipe="glow",
+        recipe_args={"steps": steps, "hidden": hidden},
+        levels=17,
+        noise="learned",
+        config=config,
+        out=out,
+        audit=False,
     )
     took = time.perf_counter() - began
 
