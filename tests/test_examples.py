@@ -27,3 +27,11 @@ def test_custom_layers_obey_the_laws_and_learn(capsys, monkeypatch):
     nats = load("custom_layers", monkeypatch).main()
     assert nats < 4.0  # the entropy of the data is 3 (1/2 log 2 pi e) - log 2 = 3.56 nats
     assert "every check holds" in capsys.readouterr().out
+
+
+def test_digits_are_scored_and_come_back(capsys, monkeypatch):
+    bits = load("digits", monkeypatch).main(budget=2.0, steps=1, hidden=8)
+    out = capsys.readouterr().out
+    assert bits < 4.05  # log2 17 is 4.09: two seconds teach little
+    assert "bits per dimension" in out
+    assert "unchanged: 100.00%" in out

@@ -168,10 +168,11 @@ def fit_images(
     held = Batch(*part(split.validation)) if len(split.validation) else ()
     data = Data(*Batch(*part(split.train)), *held)
     result = fit(density, data, objective=dequantized_nll, config=settings, callbacks=callbacks)  # type: ignore[arg-type]
-    model = ImageFlow(density.cpu(), schema)
+    model = ImageFlow(density, schema)
     shown = schema.decode(array)
     names = None if y is None else np.array(schema.classes)[y]
     scores = _scores(model, shown, names, split)
+    density.cpu()
     found = None
     if audit and result.stop_reason != "non_finite":
         held_out = next(rows for rows in (split.test, split.validation, split.train) if len(rows) > 1)[:AUDITED]
