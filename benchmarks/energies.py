@@ -5,7 +5,7 @@ the known log Z, which the program checks by a sum over a grid first. The gap lo
 
     python benchmarks/energies.py --work energies/ [--steps 8000]      # trains what is missing, then writes docs/energies.*
 
-About eight minutes of one core with the defaults; interrupted, it goes on with the next flow.
+About six minutes of one core with the defaults; interrupted, it goes on with the next flow.
 """
 
 import argparse
@@ -100,8 +100,8 @@ energies with a wall at |x₁| = 4 (see `RezendeMohamed`), and a sum over a grid
 
 {table}
 {steps:,} steps of {BATCH} draws, Adam with a peak of 1e-2 and a cosine schedule, β from 0.01 to 1 over the first half, one
-seed, no choice of the best; {seconds / 60:.1f} minutes of one CPU core for all {len(results)} flows. Few maps find one mode
-of two or fill the gap between them, as in the paper; the density in the pictures is evaluated at the pixels, which for a
+seed, no choice of the best; {seconds / 60:.1f} minutes of one CPU core for all {len(results)} flows. Few maps leave out
+parts or fill the gaps between them, as in the paper; the density in the pictures is evaluated at the pixels, which for a
 planar flow that acts on noise takes one scalar root a map. Made by `benchmarks/energies.py`.
 
 ![exact densities in the first column, then planar and radial flows of 2, 8 and 32 maps](energies.png)

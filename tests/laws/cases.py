@@ -361,7 +361,7 @@ RECIPES = [
     Case("planar-noise", lambda c: bj.planar(2, c, layers=2, hidden=(8,), acts_on="noise"), features=2),
     Case("radial", lambda c: bj.radial(FEATURES, c, layers=3, hidden=(8,))),
     Case("sylvester", lambda c: bj.sylvester(FEATURES, c, layers=2, rank=2, hidden=(8,))),
-    Case("bnaf", lambda c: bj.bnaf(2, c, layers=1, units=(3,), hidden=(8,)), features=2),
+    Case("bnaf", lambda c: bj.bnaf(2, c, layers=1, units=(3,), hidden=(8,)), (CONTEXT,), features=2),
     Case(
         "bnaf-1d",
         lambda _: bj.bnaf(1, units=(3,), layers=1, acts_on="noise"),

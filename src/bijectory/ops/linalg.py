@@ -78,6 +78,15 @@ def reflections(vectors: Tensor) -> Tensor:
     return eye - unit.mT @ torch.linalg.solve_triangular(core, unit, upper=True)
 
 
+def orthonormal_columns(a: Tensor) -> Tensor:
+    """Orthonormal basis ``(*, n, m)`` of the columns of ``a``: ``Q`` of the QR decomposition with positive diagonal.
+
+    That factor is unique, and smooth where the columns of ``a`` are independent.
+    """
+    q, r = torch.linalg.qr(a)
+    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+
+
 def skew(factors: Tensor) -> Tensor:
     r"""The skew part of ``factors``, its norm bounded by :math:`2 \pi \sqrt n`: its exponentials are all rotations.
 

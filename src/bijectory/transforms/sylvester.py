@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
-from bijectory.ops.frames import orthonormal_columns, reflect
+from bijectory.ops.linalg import orthonormal_columns, reflections
 from bijectory.ops.ridge import gate, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
@@ -105,7 +105,7 @@ class Sylvester(Transform):
             # Around the coordinate axes, so that raw = 0 is a product of reflections too.
             axes = torch.eye(self.features, dtype=raw.dtype, device=raw.device)
             axes = axes.repeat(-(-self.reflections // self.features), 1)[: self.reflections]
-            return reflect(self._fixed, raw.unflatten(-1, (self.reflections, self.features)) + axes)
+            return reflections(raw.unflatten(-1, (self.reflections, self.features)) + axes)[..., : self.rank]
         return self._fixed
 
     def _ridges(self, c: Tensor | None, batch_dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
