@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bijectory.bijections import (
         Affine,
         Arcsinh,
+        Bernstein,
         Bijection,
         CubicSpline,
         Exp,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         Sigmoidal,
         SinhArcsinh,
         Softplus,
+        SumOfSquares,
         Tanh,
         YeoJohnson,
     )
@@ -133,6 +135,7 @@ __all__ = [
     "Autoregressive",
     "Banana",
     "Batch",
+    "Bernstein",
     "Bijection",
     "BoxUniform",
     "Callback",
@@ -202,6 +205,7 @@ __all__ = [
     "StandardNormal",
     "Standardize",
     "StudentT",
+    "SumOfSquares",
     "TableFit",
     "TableFlow",
     "Tanh",

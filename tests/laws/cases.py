@@ -103,6 +103,10 @@ def light(x: torch.Tensor) -> torch.Tensor:
     """PowerTails at ``phi = 0``, in the words of the paper."""
     mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
     return x.sign() * 2**0.5 * torch.erfinv(1 - mass)
+def two_squares(x: torch.Tensor) -> torch.Tensor:
+    """Integral of ``1 + 0.999 (t / 10)^2``, the sum of two squares, within [-5, 5]."""
+    inner = x.clamp(-5, 5)
+    return inner + 0.00333 * inner**3 + (x - inner) * (1 + 0.00999 * inner**2)
 
 
 def _partition(c: int) -> bj.Partition:
@@ -152,6 +156,10 @@ BIJECTIONS = [
     Case("Sigmoidal-deep", lambda _: bj.Sigmoidal(2, 2), (0,), start=lambda x: two_logistics(two_logistics(x))),
     Case("Power", lambda _: bj.Power(), (0,), domain=torch.exp, range=torch.exp),
     Case("PowerTails", lambda _: bj.PowerTails(), (0,), start=light, saturates=True),
+    Case("SumOfSquares", lambda _: bj.SumOfSquares(2, 3), (0,), start=two_squares),
+    Case("SumOfSquares-one", lambda _: bj.SumOfSquares(1, 2, 3.0), (0,)),
+    Case("Bernstein", lambda _: bj.Bernstein(6), (0,)),
+    Case("Bernstein-box", lambda _: bj.Bernstein(5, 3.0, "box"), (0,)),
     Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
     Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
     Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
