@@ -103,6 +103,8 @@ def light(x: torch.Tensor) -> torch.Tensor:
     """PowerTails at ``phi = 0``, in the words of the paper."""
     mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
     return x.sign() * 2**0.5 * torch.erfinv(1 - mass)
+
+
 def two_squares(x: torch.Tensor) -> torch.Tensor:
     """Integral of ``1 + 0.999 (t / 10)^2``, the sum of two squares, within [-5, 5]."""
     inner = x.clamp(-5, 5)
@@ -127,6 +129,12 @@ def _multiscale(c: int) -> bj.Multiscale:
     """The first level does not read the context."""
     last = bj.Chain(bj.Haar(), bj.ActNorm(16, event_dim=3), bj.ImageCoupling(bj.Affine(), 16, context=c, hidden=4))
     return bj.Multiscale(bj.Chain(bj.Squeeze(), bj.Conv1x1(8)), last, shape=IMAGE)
+
+
+def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneIntegral:
+    """A small one: the box is as wide as the nodes resolve to 1e-10 with trained-like weights."""
+    g = bj.nets.MLP(1, 1, (6,), 2, activation="tanh")
+    return bj.MonotoneIntegral(features, c, (8,), embedding=2, nodes=nodes, bound=3.0, integrand=g, **rule)
 
 
 BIJECTIONS = [
@@ -173,6 +181,14 @@ TRANSFORMS = [
     Case("Coupling-mixture", lambda c: bj.Coupling(bj.MixtureCdf(3), (True, False), c, hidden=(8,)), features=2),
     Case("Autoregressive-mixture", lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)), features=2),
     Case("Elementwise-gaussianization", lambda c: bj.Elementwise(bj.Gaussianization(2), 1, c, (8,)), features=1),
+    Case("MonotoneIntegral", lambda c: _integral(2, c, 16), features=2),
+    Case(
+        "MonotoneIntegral-1d",
+        lambda c: _integral(1, c, 33, rule="clenshaw-curtis"),
+        (0,),
+        features=1,
+        idle=(r"net\.head\.weight",),  # one feature depends on none
+    ),
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
     Case(
         "Elementwise-sigmoid",

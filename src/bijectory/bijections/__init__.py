@@ -3,8 +3,8 @@
 from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
-from bijectory.bijections.cubic_spline import CubicSpline
 from bijectory.bijections.bernstein import Bernstein
+from bijectory.bijections.cubic_spline import CubicSpline
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.gaussianization import Gaussianization
 from bijectory.bijections.inverted import Inverted
