@@ -110,6 +110,12 @@ def light(x: torch.Tensor) -> torch.Tensor:
     return x.sign() * 2**0.5 * torch.erfinv(1 - mass)
 
 
+def two_squares(x: torch.Tensor) -> torch.Tensor:
+    """Integral of ``1 + 0.999 (t / 10)^2``, the sum of two squares, within [-5, 5]."""
+    inner = x.clamp(-5, 5)
+    return inner + 0.00333 * inner**3 + (x - inner) * (1 + 0.00999 * inner**2)
+
+
 def _partition(c: int) -> bj.Partition:
     affine = bj.Coupling(bj.Affine(), (True, False), c, hidden=(8,))
     return bj.Partition(affine, bj.Chain(), bj.Elementwise(bj.SinhArcsinh(), 1, c, (8,)), groups=[(3, 1), (2,), (0,)])
@@ -143,6 +149,10 @@ def _positive(c: int) -> bj.Flow:
         bj.Chain(bj.Inverse(bj.Elementwise(bj.Softplus(), 2)), bj.Elementwise(bj.Affine(), 2, c, (8,))),
         bj.StandardNormal(2),
     )
+def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneIntegral:
+    """A small one: the box is as wide as the nodes resolve to 1e-10 with trained-like weights."""
+    g = bj.nets.MLP(1, 1, (6,), 2, activation="tanh")
+    return bj.MonotoneIntegral(features, c, (8,), embedding=2, nodes=nodes, bound=3.0, integrand=g, **rule)
 
 
 BIJECTIONS = [
@@ -172,6 +182,10 @@ BIJECTIONS = [
     Case("Sigmoidal-deep", lambda _: bj.Sigmoidal(2, 2), (0,), start=lambda x: two_logistics(two_logistics(x))),
     Case("Power", lambda _: bj.Power(), (0,), domain=torch.exp, range=torch.exp),
     Case("PowerTails", lambda _: bj.PowerTails(), (0,), start=light, saturates=True),
+    Case("SumOfSquares", lambda _: bj.SumOfSquares(2, 3), (0,), start=two_squares),
+    Case("SumOfSquares-one", lambda _: bj.SumOfSquares(1, 2, 3.0), (0,)),
+    Case("Bernstein", lambda _: bj.Bernstein(6), (0,)),
+    Case("Bernstein-box", lambda _: bj.Bernstein(5, 3.0, "box"), (0,)),
     Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
     Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
     Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
@@ -185,6 +199,14 @@ TRANSFORMS = [
     Case("Coupling-mixture", lambda c: bj.Coupling(bj.MixtureCdf(3), (True, False), c, hidden=(8,)), features=2),
     Case("Autoregressive-mixture", lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)), features=2),
     Case("Elementwise-gaussianization", lambda c: bj.Elementwise(bj.Gaussianization(2), 1, c, (8,)), features=1),
+    Case("MonotoneIntegral", lambda c: _integral(2, c, 16), features=2),
+    Case(
+        "MonotoneIntegral-1d",
+        lambda c: _integral(1, c, 33, rule="clenshaw-curtis"),
+        (0,),
+        features=1,
+        idle=(r"net\.head\.weight",),  # one feature depends on none
+    ),
     Case("Elementwise-affine", lambda c: bj.Elementwise(bj.Affine(), FEATURES, c, hidden=(8,))),
     Case(
         "Elementwise-sigmoid",

@@ -3,6 +3,7 @@
 from bijectory.bijections.affine import Affine, Shift
 from bijectory.bijections.arcsinh import Arcsinh
 from bijectory.bijections.base import Bijection
+from bijectory.bijections.bernstein import Bernstein
 from bijectory.bijections.cubic_spline import CubicSpline
 from bijectory.bijections.exponential import Exp, Log, Softplus
 from bijectory.bijections.gaussianization import Gaussianization
@@ -18,11 +19,13 @@ from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sigmoidal import Sigmoidal
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
+from bijectory.bijections.sum_of_squares import SumOfSquares
 from bijectory.bijections.yeo_johnson import YeoJohnson
 
 __all__ = [
     "Affine",
     "Arcsinh",
+    "Bernstein",
     "Bijection",
     "CubicSpline",
     "Exp",
@@ -43,6 +46,7 @@ __all__ = [
     "Sigmoidal",
     "SinhArcsinh",
     "Softplus",
+    "SumOfSquares",
     "Tanh",
     "YeoJohnson",
 ]

@@ -1,14 +1,12 @@
 """Normal quantile of a mixture's distribution function: Gaussianization."""
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
 
 from bijectory.bijections.base import Bijection
-from bijectory.bijections.mixture_cdf import check_components, check_min_slope
-from bijectory.errors import ConfigError, check
+from bijectory.bijections.checks import check_bound, check_integer, check_min_slope
 from bijectory.ops.mixture import mixture_logit, mixture_logit_inverse, spread
 from bijectory.ops.probit import logit_to_probit, probit_to_logit
 from bijectory.ops.scalar import soft_bound
@@ -40,7 +38,7 @@ class Gaussianization(Bijection):
             ``[0, 1)``.
 
     References:
-        Gaussianization Flows, Meng, Song, Song, Ermon 2020, arXiv:2003.01941, sec. 4.
+        Gaussianization Flows, Meng, Song, Song, Ermon 2020, arXiv:2003.01941.
 
     Example:
         >>> import torch
@@ -60,9 +58,8 @@ class Gaussianization(Bijection):
     data_dependent = True
 
     def __post_init__(self) -> None:
-        check_components(self.components)
-        ok = math.isfinite(self.max_log_scale) and self.max_log_scale > 0
-        check(ok, ConfigError, f"max_log_scale must be positive and finite, got {self.max_log_scale!r}.")
+        check_integer("components", self.components, 2)
+        check_bound("max_log_scale", self.max_log_scale)
         check_min_slope(self.min_slope)
 
     @property

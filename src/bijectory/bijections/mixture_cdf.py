@@ -6,7 +6,7 @@ import math
 from torch import Tensor
 
 from bijectory.bijections.base import Bijection
-from bijectory.errors import ConfigError, check
+from bijectory.bijections.checks import check_bound, check_integer, check_min_slope
 from bijectory.ops.mixture import mixture_logit, mixture_logit_inverse, spread
 from bijectory.ops.scalar import soft_bound
 from bijectory.ops.shape import align
@@ -37,7 +37,7 @@ class MixtureCdf(Bijection):
         ConfigError: If ``components < 2``, a bound is not positive and finite, or ``min_slope`` is not in ``[0, 1)``.
 
     References:
-        Flow++, Ho, Chen, Srinivas, Duan, Abbeel 2019, arXiv:1902.00275, eq. 10-12.
+        Flow++, Ho, Chen, Srinivas, Duan, Abbeel 2019, arXiv:1902.00275, sec. 3.2.
 
     Example:
         >>> import torch
@@ -57,12 +57,9 @@ class MixtureCdf(Bijection):
     solver = "bracketed root"
 
     def __post_init__(self) -> None:
-        check_components(self.components)
-        for name in ("max_log_scale", "max_log_affine"):
-            value = getattr(self, name)
-            check(
-                math.isfinite(value) and value > 0, ConfigError, f"{name} must be positive and finite, got {value!r}."
-            )
+        check_integer("components", self.components, 2)
+        check_bound("max_log_scale", self.max_log_scale)
+        check_bound("max_log_affine", self.max_log_affine)
         check_min_slope(self.min_slope)
 
     @property
@@ -85,14 +82,3 @@ class MixtureCdf(Bijection):
         mixture, t, s = self._parameters(y, phi)
         x, ladj = mixture_logit_inverse((y - t) * (-s).exp(), *mixture, self.min_slope)
         return x, ladj - s
-
-
-def check_components(components: object) -> None:
-    """Require a whole number of at least two."""
-    ok = isinstance(components, int) and not isinstance(components, bool) and components >= 2
-    check(ok, ConfigError, f"components must be an integer of at least 2, got {components!r}.")
-
-
-def check_min_slope(min_slope: float) -> None:
-    """Require a number in ``[0, 1)``."""
-    check(0 <= min_slope < 1, ConfigError, f"min_slope must be in [0, 1), got {min_slope!r}.")

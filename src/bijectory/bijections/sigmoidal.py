@@ -6,8 +6,7 @@ import math
 from torch import Tensor
 
 from bijectory.bijections.base import Bijection
-from bijectory.bijections.mixture_cdf import check_min_slope
-from bijectory.errors import ConfigError, check
+from bijectory.bijections.checks import check_integer, check_min_slope
 from bijectory.ops.mixture import mixture_logit, mixture_logit_inverse, spread
 from bijectory.ops.scalar import softplus
 from bijectory.ops.shape import align
@@ -37,7 +36,7 @@ class Sigmoidal(Bijection):
         ConfigError: If ``units < 2``, ``layers < 1`` or ``min_slope`` is not in ``[0, 1)``.
 
     References:
-        Neural Autoregressive Flows, Huang, Krueger, Lacoste, Courville 2018, arXiv:1804.00779, eq. 8 and sec. 3.
+        Neural Autoregressive Flows, Huang, Krueger, Lacoste, Courville 2018, arXiv:1804.00779, sec. 3.
 
     Example:
         >>> import torch
@@ -56,10 +55,8 @@ class Sigmoidal(Bijection):
     solver = "bracketed root"
 
     def __post_init__(self) -> None:
-        for name, least in (("units", 2), ("layers", 1)):
-            value = getattr(self, name)
-            ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            check(ok, ConfigError, f"{name} must be an integer of at least {least}, got {value!r}.")
+        check_integer("units", self.units, 2)
+        check_integer("layers", self.layers, 1)
         check_min_slope(self.min_slope)
 
     @property

@@ -84,6 +84,40 @@ def implicit(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return x
 
 
+def box_inverse(
+    f: Callable[..., tuple[Tensor, Tensor]],
+    y: Tensor,
+    params: tuple[Tensor, ...],
+    bound: float,
+    *,
+    iterations: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """Inverse of a function that is a straight line on either side of ``[-bound, bound]``.
+
+    On the lines the root is known, within the box it is searched for.
+
+    Args:
+        f: ``f(x, *params)`` returns the value and the logarithm of the slope.
+        y: Targets.
+        params: Tensors handed to ``f`` after ``x``.
+        bound: Half width of the box.
+        iterations: Steps of the search.
+
+    Returns:
+        ``x`` and the logarithm of ``dx/dy``.
+    """
+    with torch.no_grad():
+        edge = torch.full_like(y, bound)
+        (low, log_left), (high, log_right) = f(-edge, *params), f(edge, *params)
+        left = -bound + (y - low).clamp(max=0) * (-log_left).exp()
+        right = bound + (y - high).clamp(min=0) * (-log_right).exp()
+        slack = 8 * torch.finfo(left.dtype).eps
+        lower, upper = torch.where(y > high, edge, left), torch.where(y < low, -edge, right)
+        lower, upper = lower - slack * lower.abs(), upper + slack * upper.abs()
+    x, _ = monotone_inverse(lambda v, *p: f(v, *p)[0], y, params, lower, upper, iterations=iterations, expansions=0)
+    return x, -f(x, *params)[1]
+
+
 def _solve(
     f: Callable[[Tensor], Tensor],
     y: Tensor,

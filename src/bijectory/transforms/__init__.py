@@ -11,6 +11,7 @@ from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.image_coupling import ImageCoupling
 from bijectory.transforms.lu import LU, QR
 from bijectory.transforms.matrix_exp import MatrixExp
+from bijectory.transforms.monotone_integral import MonotoneIntegral
 from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
 from bijectory.transforms.orthogonal import Householder, Rotation
@@ -42,6 +43,7 @@ __all__ = [
     "Inverse",
     "Jacobi",
     "MatrixExp",
+    "MonotoneIntegral",
     "Multiscale",
     "Partition",
     "Patchify",
