@@ -149,6 +149,8 @@ def _positive(c: int) -> bj.Flow:
         bj.Chain(bj.Inverse(bj.Elementwise(bj.Softplus(), 2)), bj.Elementwise(bj.Affine(), 2, c, (8,))),
         bj.StandardNormal(2),
     )
+
+
 def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneIntegral:
     """A small one: the box is as wide as the nodes resolve to 1e-10 with trained-like weights."""
     g = bj.nets.MLP(1, 1, (6,), 2, activation="tanh")
