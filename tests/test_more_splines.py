@@ -1,5 +1,7 @@
 """Linear, quadratic, cubic and linear-rational splines: formulas, extremes, derivatives, shapes."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.interpolate
@@ -182,17 +184,17 @@ def test_cubic_spline_is_the_hermite_interpolant_with_the_slopes_of_steffen(tail
 
 
 def test_root_of_every_cubic_of_a_bin():
-    """All pairs of slopes that occur, their extremes included, against bisection-free evaluation of the polynomial."""
-    from bijectory.ops.spline_cubic import _root, _theta
+    """All pairs of slopes that occur, their extremes and beyond included, give back the point that they were made from."""
+    from bijectory.ops.spline_cubic import _solve, _theta
 
-    levels = torch.tensor([1e-6, 1e-3, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], dtype=F64)
-    t = torch.cat((torch.tensor([0.0, 1e-12, 1e-6, 1e-3], dtype=F64), torch.linspace(0.01, 1, 300, dtype=F64)))
+    levels = torch.tensor([1e-10, 1e-8, 1e-6, 1e-3, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], dtype=F64)
+    small = torch.tensor([0.0, 1e-13, 1e-9, 1e-6, 1e-5, 9e-5, 2e-4, 1e-3], dtype=F64)
+    t = torch.cat((small, torch.linspace(0.01, 1, 300, dtype=F64)))
     alpha, beta, t = torch.meshgrid(levels, levels, t, indexing="ij")
     sound = alpha + beta <= 5.0  # two ends of one box never belong to one bin
     theta = _theta(t, 1 - t, alpha, beta)
     use = sound & (theta <= 0.5)
-    found = _root(theta[use], alpha[use], beta[use])
-    assert (_theta(found, 1 - found, alpha[use], beta[use]) - theta[use]).abs().max() < 1e-13
+    torch.testing.assert_close(_solve(theta[use], alpha[use], beta[use]), t[use], rtol=1e-8, atol=1e-14)
 
 
 def test_linear_rational_pieces_meet_with_one_slope_and_are_fractional_linear():
@@ -210,6 +212,9 @@ def test_linear_rational_pieces_meet_with_one_slope_and_are_fractional_linear():
         assert np.abs(np.polyval(np.polyfit(x[part], straight, 1), x[part]) - straight.numpy()).max() < 1e-10
     assert ladj.diff().abs().max() < 0.01
     assert y.diff().abs().max() < 0.01
+    at_knots = spline.forward(torch.tensor([-0.5, 0.5], dtype=F64), phi)[1].exp()
+    slopes = 1e-3 + torch.nn.functional.softplus(phi[10:12, 0] + math.log(math.expm1(1 - 1e-3)))
+    torch.testing.assert_close(at_knots, slopes)
 
 
 def test_float32_inverse_of_the_cubic_is_as_good_as_its_input():

@@ -10,10 +10,10 @@ Slopes at inner knots are at most twice, those at the two ends of the box at mos
 they touch (Steffen 1990): the derivative is then positive, at its smallest 0.22 s away from the knots.
 
 The inverse is closed. By the symmetry of the bin :math:`\theta \le 1/2` can be had, so that :math:`\tau = 1/(1-t)`
-solves a cubic whose leading coefficient :math:`1 - \theta` is at least 1/2, whatever the slopes: there is no degenerate
-case. Since :math:`\theta(t)` is increasing, :math:`\tau` is the largest real root: a cosine where three are real, Cardano's
-elsewhere. It is found in float64; Newton steps on the sum of non-negative terms above then give it full relative accuracy,
-and the last two carry the derivatives.
+solves a cubic whose leading coefficient :math:`1 - \theta` is at least 1/2, whatever the slopes. Since :math:`\theta(t)` is
+increasing, :math:`\tau` is the largest real root: a cosine where three are real, Cardano's elsewhere; very near the corner
+the quadratic part of the cubic takes over. It is found in float64; Newton steps on the sum of non-negative terms above
+then give it full relative accuracy, and the last two carry the derivatives.
 
 References:
     Cubic-Spline Flows, Durkan, Bekasov, Murray, Papamakarios 2019, arXiv:1906.02145.
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from bijectory.ops.spline_bins import SplineGrid
 from bijectory.ops.spline_knots import across, close, find, pick, shares
+
+_CORNER = 1e-4
 
 
 def cubic_spline(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
@@ -84,8 +86,7 @@ def _inverse(v: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
     theta = torch.where(upper, 1 - theta, theta)
     alpha, beta = torch.where(upper, beta, alpha), torch.where(upper, alpha, beta)
     with torch.no_grad():
-        t = _root(theta.detach().double(), alpha.detach().double(), beta.detach().double())
-        t = _newton(t, theta.detach().double(), alpha.detach().double(), beta.detach().double()).to(theta.dtype)
+        t = _solve(theta.detach().double(), alpha.detach().double(), beta.detach().double()).to(theta.dtype)
     t = t.detach()
     t = _newton(_newton(t, theta, alpha, beta), theta, alpha, beta)
     log_slope = (s * _slope(t, 1 - t, alpha, beta)).log()
@@ -95,6 +96,14 @@ def _inverse(v: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
 def _newton(t: Tensor, theta: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     t = t - (_theta(t, 1 - t, alpha, beta) - theta) / _slope(t, 1 - t, alpha, beta)
     return t.clamp(0, 1)
+
+
+def _solve(theta: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """The root to the last digits; one step is enough but for slopes that are tiny at the corner."""
+    t = _root(theta, alpha, beta)
+    for _ in range(5):
+        t = _newton(t, theta, alpha, beta)
+    return t
 
 
 def _root(theta: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -115,6 +124,7 @@ def _root(theta: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     cardano = torch.where(q > 0, -1.0, 1.0) * (size - p / size.clamp(min=1e-100))
     m = (-p).clamp(min=1e-100).sqrt()
     cosine = 2 * m * torch.cos(torch.acos((-q / m**3).clamp(-1, 1)) / 3)
-    # Where two roots nearly coincide rounding may leave d positive; the double root is then the one that exceeds 1.
-    tau = shift + torch.where((d < 0) | (cardano + shift < 0.99), cosine, cardano)
-    return (1 - 1 / tau.clamp(min=1.0)).clamp(0, 1)
+    t = 1 - 1 / (shift + torch.where(d < 0, cosine, cardano)).clamp(min=1.0)
+    # Near the corner, where a small slope makes two roots nearly coincide, the quadratic part says more.
+    corner = 2 * theta / (alpha + (alpha.square() + 4 * (3 - beta - 2 * alpha) * theta).clamp(min=0).sqrt())
+    return torch.where(corner < _CORNER, corner, t).clamp(0, 1)
