@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, ContextDropout, NoisyData, dequantized_nll, nll
     from bijectory.recipes import (
+        flowpp_image,
         glow,
         iaf,
         jet,
@@ -216,6 +217,7 @@ __all__ = [
     "fit",
     "fit_images",
     "fit_table",
+    "flowpp_image",
     "glow",
     "guided_sample",
     "iaf",

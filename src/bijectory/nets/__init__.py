@@ -4,6 +4,7 @@ from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.freezable import Freezable
+from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
@@ -16,10 +17,10 @@ __all__ = [
     "ContextConv",
     "Conv",
     "ConvNet",
+    "ConvResNet",
     "Dense",
     "Freezable",
+    "GatedConvNet",
     "MaskedMLP",
     "ViT",
 ]
-__all__ = ["ACTIVATIONS", "MLP", "ContextConv", "Conv", "ConvNet", "Dense", "Freezable", "MaskedMLP"]
-__all__ = ["ACTIVATIONS", "MLP", "Conv", "ConvNet", "ConvResNet", "Dense", "Freezable", "MaskedMLP"]

@@ -2,7 +2,7 @@
 
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.coupling import nice, nsf, real_nvp
-from bijectory.recipes.images import glow, real_nvp_image
+from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
@@ -12,6 +12,7 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "find_recipe",
+    "flowpp_image",
     "glow",
     "iaf",
     "jet",
