@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from bijectory.recipes import (
         bnaf,
         gin,
+        flowpp_image,
         glow,
         iaf,
         jet,
@@ -256,6 +257,7 @@ __all__ = [
     "fit_images",
     "fit_table",
     "gin",
+    "flowpp_image",
     "glow",
     "guided_sample",
     "iaf",

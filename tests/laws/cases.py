@@ -359,6 +359,11 @@ PIXELS = {
 }
 TINY = {"layers": 2, "width": 8, "depth": 1, "heads": 2}  # transformers
 
+
+def _flowpp_image(c: int) -> bj.Flow:
+    return bj.flowpp_image((1, 2, 2), c, levels=4, components=2, couplings=(1, 1, 1), hidden=4, heads=2)
+
+
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
     Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
@@ -370,6 +375,7 @@ RECIPES = [
     Case(
         "real_nvp_image", lambda c: bj.real_nvp_image((1, 2, 2), c, levels=4, couplings=1, hidden=6, blocks=1), **PIXELS
     ),
+    Case("flowpp_image", _flowpp_image, **PIXELS),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),
     Case("ncsf-1d", lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4), features=1, domain=angles, range=angles),

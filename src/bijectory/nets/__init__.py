@@ -5,6 +5,7 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.freezable import Freezable
+from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
@@ -23,6 +24,7 @@ __all__ = [
     "ConvResNet",
     "Dense",
     "Freezable",
+    "GatedConvNet",
     "MaskedMLP",
     "Periodic",
     "ViT",

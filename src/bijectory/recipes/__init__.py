@@ -5,6 +5,8 @@ from bijectory.recipes.circular import ncsf
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import glow, real_nvp_image
+from bijectory.recipes.coupling import nice, nsf, real_nvp
+from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
@@ -16,6 +18,7 @@ __all__ = [
     "bnaf",
     "find_recipe",
     "gin",
+    "flowpp_image",
     "glow",
     "iaf",
     "jet",

@@ -104,24 +104,35 @@ class ImageCoupling(Retraceable):
         b, moved, ladj = rerun(self.bijection, way, b, self._planes(a, c))
         return (a, b), self.join(a, moved), self._total(ladj)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def join(self, kept: Tensor, moved: Tensor) -> Tensor:
         if self.mask == "checkerboard":
-            return torch.where(self._kept(x), x, 0.0), x
+            order = self._order(kept)
+            rest = kept.flatten(-2).index_select(-1, order[moved.shape[-1] :])
+            return torch.cat((moved, rest), -1).index_select(-1, order.argsort()).reshape(kept.shape)
+        return torch.cat((moved, kept) if self.swap else (kept, moved), -3)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the conditioner reads, and what is transformed: ``(*batch, C, pixels)`` or ``(*batch, C, H, W)``."""
+        if self.mask == "checkerboard":
+            return torch.where(self._kept(x), x, 0.0), self._moved(x)
         first, last = x.split(self._sizes, -3)
         return (last, first) if self.swap else (first, last)
 
-    def join(self, kept: Tensor, moved: Tensor) -> Tensor:
-        if self.mask == "checkerboard":
-            return torch.where(self._kept(moved), kept, moved)
-        return torch.cat((moved, kept) if self.swap else (kept, moved), -3)
-
     def _planes(self, a: Tensor, c: Tensor | None) -> Tensor:
         phi = image_planes(self.net(a, c if self.context else None), self.bijection.n_params)
-        # On the kept pixels of a checkerboard any safe parameters do.
-        return torch.where(self._kept(a), 0.0, phi) if self.mask == "checkerboard" else phi
+        return self._moved(phi) if self.mask == "checkerboard" else phi
 
     def _total(self, ladj: Tensor) -> Tensor:
-        return sum_event(torch.where(self._kept(ladj), 0.0, ladj) if self.mask == "checkerboard" else ladj, 3)
+        return sum_event(ladj, 2 if self.mask == "checkerboard" else 3)
 
     def _kept(self, x: Tensor) -> Tensor:
         return checkerboard(x.shape[-2], x.shape[-1], x.device) != self.swap
+
+    def _order(self, x: Tensor) -> Tensor:
+        """Pixels, those that move first."""
+        return self._kept(x).flatten().byte().argsort(stable=True)
+
+    def _moved(self, x: Tensor) -> Tensor:
+        pixels = x.shape[-2] * x.shape[-1]
+        order = self._order(x)[: (pixels + self.swap) // 2]
+        return x.flatten(-2).index_select(-1, order)
