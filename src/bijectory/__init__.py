@@ -86,8 +86,8 @@ if TYPE_CHECKING:
     from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
     from bijectory.recipes import (
         bnaf,
-        gin,
         flowpp_image,
+        gin,
         glow,
         iaf,
         jet,
@@ -256,8 +256,8 @@ __all__ = [
     "fit",
     "fit_images",
     "fit_table",
-    "gin",
     "flowpp_image",
+    "gin",
     "glow",
     "guided_sample",
     "iaf",

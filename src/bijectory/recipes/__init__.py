@@ -4,8 +4,6 @@ from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.circular import ncsf
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
-from bijectory.recipes.images import glow, real_nvp_image
-from bijectory.recipes.coupling import nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
@@ -17,8 +15,8 @@ __all__ = [
     "Recipe",
     "bnaf",
     "find_recipe",
-    "gin",
     "flowpp_image",
+    "gin",
     "glow",
     "iaf",
     "jet",
