@@ -27,7 +27,7 @@ TARGETS = {
     "25 modes": lambda: bj.GaussianGrid(),
     "banana": lambda: bj.Banana(),
 }
-ROWS, HELD_OUT, EPOCHS, GRID = 20_000, 20_000, 15, 96
+ROWS, HELD_OUT, EPOCHS, GRID = 20_000, 20_000, 8, 96
 SKIP = {"ncsf": "lives on a torus"}
 ARGUMENTS: dict[str, dict] = {}
 

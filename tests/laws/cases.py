@@ -292,7 +292,7 @@ def _noise() -> bj.Flow:
     return bj.Flow(bj.Chain(bj.Reshape((1, 2, 2), (4,)), *steps), bj.StandardNormal(4))
 
 
-PIXELS = (1, 2, 2)
+GREY = (1, 2, 2)
 
 DENSITIES = [
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
@@ -301,11 +301,11 @@ DENSITIES = [
     Case("BoxUniform", lambda _: bj.BoxUniform(2, (-1.0, 0.0), (1.0, 3.0)), features=2, contexts=(0,)),
     Case("StudentT", lambda _: bj.StudentT(2), features=2, contexts=(0,)),
     Case("StudentT-fixed", lambda _: bj.StudentT(1, 3.0, learn=False), features=1, contexts=(0,)),
-    Case("Dequantized", lambda c: bj.Dequantized(_levels(c), 5), features=PIXELS, reparameterised=False),
+    Case("Dequantized", lambda c: bj.Dequantized(_levels(c), 5), features=GREY, reparameterised=False),
     Case(
         "Dequantized-variational",
         lambda c: bj.Dequantized(_levels(c), 5, _noise(), samples=3),
-        features=PIXELS,
+        features=GREY,
         reparameterised=False,
     ),
     Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
