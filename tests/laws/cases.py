@@ -233,6 +233,7 @@ TRANSFORMS = [
     Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (2, 2)), contexts=(0,)),
     Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),
+    Case("Autoregressive-jacobi", lambda c: bj.Autoregressive(bj.Affine(), 4, c, (16,), inverse_method="jacobi")),
     Case("Inverse-autoregressive", lambda c: bj.Inverse(bj.Autoregressive(bj.Affine(), FEATURES, c, (16,)))),
     Case("Planar", lambda c: bj.Planar(FEATURES, c, hidden=(8,))),
     Case("Planar-1d", lambda c: bj.Planar(1, c, hidden=(8,)), features=1),

@@ -1,8 +1,7 @@
 """Masked networks: output ``i`` depends only on the inputs that a graph allows, and can be evaluated level by level."""
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.mlp import HEAD_SCALE
+from bijectory.nets.unrolled import Step, Unrolled
 from bijectory.ops import masks
 from bijectory.ops.shape import linear
 
@@ -139,7 +139,12 @@ class MaskedMLP(nn.Module):
         out = self.head(h, c)
         return out if self.direct is None else out + self.direct(x)
 
-    def sweep(self, step: Callable[[int, int, Tensor], Tensor], batch: torch.Size, c: Tensor | None = None) -> Tensor:
+    @property
+    def levels(self) -> int:
+        """Steps of a sweep: the length of the longest chain of dependence."""
+        return len(self._known[0]) - 1
+
+    def sweep(self, step: Step, batch: torch.Size, c: Tensor | None = None) -> Tensor:
         """Evaluate level by level, every unit once, while ``step`` supplies the inputs.
 
         Args:
@@ -152,26 +157,48 @@ class MaskedMLP(nn.Module):
         Returns:
             The inputs in topological order, ``(features, N)``.
         """
-        act, n = ACTIVATIONS[self.activation], math.prod(batch)
-        weights, head, direct = self._sweep_weights()
-        offsets = [_offset(layer, c, batch) for layer in self._hidden_layers()]
-        head_offset = self._by_feature(_offset(self.head, c, batch))
+        return self._unroll(batch, c).by_levels(step)
 
-        x: Tensor | None = None
-        units: list[Tensor | None] = [None] * len(weights)
-        inputs, *counts = self._known
-        for level, (start, stop) in enumerate(itertools.pairwise(inputs)):
-            h = x
-            for k, (weight, offset) in enumerate(zip(weights, offsets, strict=True)):
-                lo, hi = counts[k][level - 1] if level else 0, counts[k][level]
-                if lo < hi:
-                    units[k] = _append(units[k], act(_affine(weight[lo:hi], offset[lo:hi], h, n)))
-                h = units[k]
-            raw = _affine(head[start:stop].flatten(0, 1), head_offset[start:stop].flatten(0, 1), h, n)
-            if direct is not None:
-                raw = _affine(direct[start:stop].flatten(0, 1), raw, x, n)
-            x = _append(x, step(start, stop, raw.unflatten(0, (stop - start, self.n_params)).transpose(0, 1)))
-        return head.new_zeros(0, n) if x is None else x
+    def iterate(
+        self,
+        step: Step,
+        guess: Tensor,
+        batch: torch.Size,
+        c: Tensor | None = None,
+        *,
+        block: int,
+        tolerance: float,
+        limit: int | None = None,
+    ) -> tuple[Tensor, int, bool]:
+        """Like ``sweep``, but a block of levels at a time, by fixed-point iteration from a guess: it reads values.
+
+        Args:
+            step: As for ``sweep``, for all features of a block, and called until they settle.
+            guess: First guess of the inputs in topological order, ``(features, N)``.
+            batch: The joint batch shape, with ``N`` elements.
+            c: Context ``(*batch_c, context)``.
+            block: Levels in a block; a block of ``k`` levels is exact after ``k`` iterations, whatever the guess.
+            tolerance: A block has settled when no input moves by more than ``tolerance * (1 + |input|)``.
+            limit: At most so many iterations for each block; None: until it is exact.
+
+        Returns:
+            The inputs in topological order, ``(features, N)``, the number of iterations over all blocks, and whether every
+            block settled or became exact.
+        """
+        return self._unroll(batch, c).by_blocks(step, guess, block, tolerance, limit)
+
+    def _unroll(self, batch: torch.Size, c: Tensor | None) -> Unrolled:
+        weights, head, direct = self._sweep_weights()
+        return Unrolled(
+            ACTIVATIONS[self.activation],
+            self._known,
+            weights,
+            [_offset(layer, c, batch) for layer in self._hidden_layers()],
+            head,
+            self._by_feature(_offset(self.head, c, batch)),
+            direct,
+            math.prod(batch),
+        )
 
     def _hidden_layers(self) -> list[MaskedDense]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -223,12 +250,3 @@ def _offset(layer: MaskedDense, c: Tensor | None, batch: torch.Size) -> Tensor:
     if math.prod(term.shape[:-1]) == 1:
         return offset + term.reshape(-1, 1)
     return offset + term.expand(*batch, term.shape[-1]).movedim(-1, 0).flatten(1)
-
-
-def _affine(weight: Tensor, offset: Tensor, h: Tensor | None, n: int) -> Tensor:
-    """``weight @ h + offset`` on columns ``(i, n)``, with as many rows of ``h`` as are known so far."""
-    return offset.expand(-1, n) if h is None else torch.addmm(offset, weight[:, : len(h)], h)
-
-
-def _append(known: Tensor | None, new: Tensor) -> Tensor:
-    return new if known is None else torch.cat((known, new))

@@ -1,0 +1,20 @@
+"""Whether the values of tensors may be read: what decides between a loop that stops by itself and one of fixed length."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_plain(x: Tensor, others: Iterable[Tensor | None] = ()) -> bool:
+    """Whether an operation on these tensors is plain arithmetic: not captured, not transformed, not differentiated.
+
+    False under ``torch.compile`` and ``torch.export``, under the transforms of ``torch.func``, for tensors without values
+    (meta, fake) and where derivatives of either mode are recorded.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if x.is_meta or type(x) is not Tensor or forward_ad.unpack_dual(x).tangent is not None:
+        return False
+    return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *others)))
