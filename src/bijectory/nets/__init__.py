@@ -4,6 +4,8 @@ from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
+from bijectory.nets.conv import Conv, ConvNet
+from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.masked import MaskedMLP

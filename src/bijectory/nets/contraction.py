@@ -1,0 +1,221 @@
+r"""Contractions: networks :math:`g` from a space into itself with :math:`\|g(x) - g(y)\| \le \kappa \|x - y\|`, :math:`\kappa < 1`.
+
+Every hidden layer has a Lipschitz constant of at most 1 and the last one of :math:`\kappa`, so the product is :math:`\kappa`.
+(The papers bound each layer by the same constant below 1; only the product matters, and scales move through the layers.)
+"""
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bijectory.errors import ConfigError, check
+from bijectory.nets.lipschitz import Bounded, CLipSwish, LipschitzConv, LipschitzDense, LipSwish
+from bijectory.ops.scalar import softplus
+
+ACTIVATIONS_WITH_SLOPE_ONE = ("lipswish", "clipswish", "tanh", "sigmoid", "elu")
+
+
+class Contraction(nn.Module, abc.ABC):
+    """A network from a space into itself that contracts in ``x``, for every context and whatever its parameters.
+
+    Attributes:
+        shape: Shape of one event, ``(features,)`` or ``(channels, height, width)``.
+        context: Width of the context, 0 for none.
+        lipschitz: A constant below 1.
+        order: The norm in which it contracts.
+    """
+
+    shape: tuple[int, ...]
+    context: int = 0
+    lipschitz: float
+    order: float = 2.0
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
+        """``(*batch, *shape) -> (*batch, *shape)``; ``weights()`` may be passed where the same are used many times."""
+
+    def weights(self) -> list[Tensor]:
+        """The bounded weights of all layers, in the order in which ``forward`` uses them."""
+        return [m.bounded_weight() for m in self.modules() if isinstance(m, Bounded)]
+
+    def update(self) -> None:
+        """Move the start of every power iteration to where it leads (see ``LipschitzDense``)."""
+        for m in self.modules():
+            if isinstance(m, Bounded):
+                m.update()
+
+
+class LipschitzNet(Contraction):
+    """Perceptron, or stack of convolutions, that contracts.
+
+    Args:
+        shape: ``(features,)`` for dense layers, ``(channels, height, width)`` for convolutions.
+        context: Width of the context; it enters the first layer additively.
+        hidden: Widths (channels) of the hidden layers.
+        lipschitz: Bound on the Lipschitz constant in ``x``.
+        activation: ``"lipswish"``, ``"clipswish"``, ``"tanh"``, ``"sigmoid"`` or ``"elu"``.
+        kernels: Kernel sizes of convolutions, one for each layer; None: 3, then 1, …, then 3, as published.
+        orders: Norms of the spaces from the input through the hidden layers to the output; the last equals the first, in
+            which the network contracts. None: 2 everywhere. Dense layers only.
+        method: How the norms are found, see ``LipschitzDense``.
+
+    Raises:
+        ConfigError: If an argument is out of range or the lengths do not fit.
+
+    References:
+        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735.
+
+    Example:
+        >>> net = LipschitzNet((2,), hidden=(16, 16), lipschitz=0.9)
+        >>> x, y = torch.zeros(2), torch.ones(2)
+        >>> bool((net(x) - net(y)).norm() <= 0.9 * (x - y).norm())
+        True
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        context: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        lipschitz: float = 0.9,
+        activation: str = "lipswish",
+        kernels: Sequence[int] | None = None,
+        orders: Sequence[float] | None = None,
+        method: str = "exact",
+    ) -> None:
+        super().__init__()
+        self.shape, self.context, self.hidden, self.lipschitz = tuple(shape), context, tuple(hidden), lipschitz
+        self.activation, self.method = activation, method
+        self.kernels = None if kernels is None else tuple(kernels)
+        self.orders = None if orders is None else tuple(orders)
+        _check(self.shape, context, self.hidden, lipschitz, activation)
+        n = len(self.hidden) + 1
+        taps = self.kernels or _published_kernels(n)
+        spaces = self.orders or (2.0,) * (n + 1)
+        check(len(taps) == n, ConfigError, f"kernels needs {n} entries, one for each layer, got {self.kernels}.")
+        ok = len(spaces) == n + 1 and spaces[0] == spaces[-1] and (self.orders is None or len(self.shape) == 1)
+        check(
+            ok and (activation != "clipswish" or set(spaces) == {2.0}),
+            ConfigError,
+            f"orders={self.orders}: dense layers take {n + 1} of them, the last like the first; clipswish takes 2 only.",
+        )
+        self.order = spaces[0]
+        acts = [make_activation(activation, len(self.shape)) for _ in self.hidden]
+        widths = [(i * widening(activation) if k else i) for k, i in enumerate((self.shape[0], *self.hidden))]
+        outputs = (*self.hidden, self.shape[0])
+        self.layers = nn.ModuleList()
+        for k, (i, o) in enumerate(zip(widths, outputs, strict=True)):
+            bound, c = (lipschitz if k == n - 1 else 1.0), (context if k == 0 else 0)
+            if len(self.shape) == 1:
+                layer: Bounded = LipschitzDense(i, o, c, bound, spaces[k], spaces[k + 1], method)
+            else:
+                layer = LipschitzConv(i, o, taps[k], self.shape[1:], c, bound, method)
+            self.layers.append(layer)
+        self.activations = nn.ModuleList(acts)
+
+    def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
+        weights = weights or self.weights()
+        h = self.layers[0](x, c, weights[0])
+        for act, layer, weight in zip(self.activations, list(self.layers)[1:], weights[1:], strict=True):
+            h = layer(act(h), None, weight)
+        return h
+
+
+class LipschitzDenseNet(Contraction):
+    r"""Block of an invertible DenseNet: every layer sees all before it, by concatenation, and the whole contracts.
+
+    .. math::
+        h_{l+1} = [\,\hat\eta_1 h_l,\; \hat\eta_2\, \phi(W_l h_l + b_l)\,], \qquad \hat\eta_1^2 + \hat\eta_2^2 = 1, \qquad
+        g(x) = W_{\text{out}} h_L + b
+
+    with :math:`\|W_l\| \le 1`, :math:`\|W_{\text{out}}\| \le \kappa` and learned positive :math:`\hat\eta`: each
+    concatenation has a Lipschitz constant of at most :math:`\sqrt{\hat\eta_1^2 + \hat\eta_2^2} = 1`.
+
+    Args:
+        shape: ``(features,)`` for dense layers, ``(channels, height, width)`` for 3x3 convolutions (the last one 1x1).
+        context: Width of the context; it enters the first layer additively.
+        depth: Number of concatenations :math:`L`.
+        growth: Width of each layer.
+        lipschitz: Bound :math:`\kappa` on the Lipschitz constant in ``x``.
+        activation: ``"clipswish"`` as published (doubles what is concatenated), or one of the others.
+        method: How the norms are found, see ``LipschitzDense``.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+
+    References:
+        Invertible DenseNets, Perugachi-Diaz, Tomczak, Bhulai 2020, arXiv:2010.02125, sec. 3;
+        Invertible DenseNets with Concatenated LipSwish, the same 2021, arXiv:2102.02694, eq. 6-12.
+
+    Example:
+        >>> LipschitzDenseNet((2,), depth=3, growth=8)(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        context: int = 0,
+        depth: int = 3,
+        growth: int = 32,
+        lipschitz: float = 0.9,
+        activation: str = "clipswish",
+        method: str = "exact",
+    ) -> None:
+        super().__init__()
+        self.shape, self.context, self.depth, self.growth = tuple(shape), context, depth, growth
+        self.lipschitz, self.activation, self.method = lipschitz, activation, method
+        _check(self.shape, context, (growth, depth), lipschitz, activation)
+        self.dim = -len(self.shape)
+        step = growth * widening(activation)
+        widths = [self.shape[0] + k * step for k in range(depth + 1)]
+
+        def layer(inputs: int, outputs: int, c: int, bound: float, kernel: int) -> Bounded:
+            if len(self.shape) == 1:
+                return LipschitzDense(inputs, outputs, c, bound, method=method)
+            return LipschitzConv(inputs, outputs, kernel, self.shape[1:], c, bound, method)
+
+        self.layers = nn.ModuleList(layer(w, growth, 0 if k else context, 1.0, 3) for k, w in enumerate(widths[:-1]))
+        self.head = layer(widths[-1], self.shape[0], 0, lipschitz, 1)
+        self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in range(depth))
+        self.eta = nn.Parameter(torch.zeros(depth, 2))
+
+    def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
+        weights = weights or self.weights()
+        eta = softplus(self.eta)
+        eta = eta / torch.linalg.vector_norm(eta, dim=1, keepdim=True)
+        h = x
+        for k, (layer, act) in enumerate(zip(self.layers, self.activations, strict=True)):
+            new = act(layer(h, None if k else c, weights[k]))
+            h = torch.cat((eta[k, 0] * h, eta[k, 1] * new), self.dim)
+        return self.head(h, None, weights[-1])
+
+
+def make_activation(name: str, event_dim: int) -> nn.Module:
+    """An activation with slopes between -1 and 1, by name."""
+    plain = {"lipswish": LipSwish, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU}
+    return CLipSwish(-event_dim) if name == "clipswish" else plain[name]()
+
+
+def widening(name: str) -> int:
+    """How many outputs an activation has for each input."""
+    return 2 if name == "clipswish" else 1
+
+
+def _published_kernels(n: int) -> tuple[int, ...]:
+    return (3,) if n == 1 else (3, *(1,) * (n - 2), 3)
+
+
+def _check(shape: tuple[int, ...], context: int, sizes: Sequence[int], lipschitz: float, activation: str) -> None:
+    ok = len(shape) in (1, 3) and all(n >= 1 for n in shape)
+    check(ok, ConfigError, f"shape must be (features,) or (channels, height, width), got {shape}.")
+    check(context >= 0, ConfigError, f"context must not be negative, got {context}.")
+    check(all(n >= 1 for n in sizes), ConfigError, f"widths and depths must be at least 1, got {tuple(sizes)}.")
+    check(0 < lipschitz < 1, ConfigError, f"lipschitz must lie between 0 and 1, got {lipschitz!r}.")
+    check(
+        activation in ACTIVATIONS_WITH_SLOPE_ONE,
+        ConfigError,
+        f"activation={activation!r} is unknown here; use one of {list(ACTIVATIONS_WITH_SLOPE_ONE)}.",
+    )
