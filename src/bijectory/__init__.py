@@ -106,6 +106,8 @@ if TYPE_CHECKING:
         tarflow_image,
         ttf,
     )
+    from bijectory.objectives import Batch, nll
+    from bijectory.recipes import glow, iaf, idensenet, maf, nice, nsf, nsf_ar, real_nvp, residual, residual_image
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Anneal, Callback, Data, FitConfig, FitResult, fit
@@ -136,6 +138,7 @@ if TYPE_CHECKING:
         Reshape,
         Reversible,
         Rotation,
+        Residual,
         Squeeze,
         Standardize,
         Sylvester,
@@ -224,6 +227,7 @@ __all__ = [
     "Reshape",
     "ReverseKL",
     "Reversible",
+    "Residual",
     "RezendeMohamed",
     "Rings",
     "Rotation",
@@ -262,6 +266,7 @@ __all__ = [
     "guided_sample",
     "iaf",
     "jet",
+    "idensenet",
     "load",
     "load_metadata",
     "maf",
@@ -279,6 +284,8 @@ __all__ = [
     "real_nvp",
     "real_nvp_image",
     "register",
+    "residual",
+    "residual_image",
     "reversal",
     "save",
     "sylvester",

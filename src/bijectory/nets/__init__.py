@@ -6,8 +6,10 @@ from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
+from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
+from bijectory.nets.lipschitz import CLipSwish, LipschitzConv, LipschitzDense, LipSwish
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
@@ -31,4 +33,16 @@ __all__ = [
     "Periodic",
     "ViT",
     "VolumePreserving",
+    "CLipSwish",
+    "Contraction",
+    "Conv",
+    "ConvNet",
+    "Dense",
+    "Freezable",
+    "LipSwish",
+    "LipschitzConv",
+    "LipschitzDense",
+    "LipschitzDenseNet",
+    "LipschitzNet",
+    "MaskedMLP",
 ]

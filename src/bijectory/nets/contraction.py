@@ -1,10 +1,11 @@
-r"""Contractions: networks :math:`g` from a space into itself with :math:`\|g(x) - g(y)\| \le \kappa \|x - y\|`, :math:`\kappa < 1`.
+r"""Contractions: networks :math:`g` from a space into itself with a Lipschitz constant :math:`\kappa < 1`.
 
-Every hidden layer has a Lipschitz constant of at most 1 and the last one of :math:`\kappa`, so the product is :math:`\kappa`.
-(The papers bound each layer by the same constant below 1; only the product matters, and scales move through the layers.)
+Every hidden layer has a constant of at most 1 and the last one of :math:`\kappa`: so has the whole. (The papers
+bound each layer by the same constant below 1; only the product matters, and scales move through the layers.)
 """
 
 import abc
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -102,18 +103,17 @@ class LipschitzNet(Contraction):
             f"orders={self.orders}: dense layers take {n + 1} of them, the last like the first; clipswish takes 2 only.",
         )
         self.order = spaces[0]
-        acts = [make_activation(activation, len(self.shape)) for _ in self.hidden]
-        widths = [(i * widening(activation) if k else i) for k, i in enumerate((self.shape[0], *self.hidden))]
+        inputs = (self.shape[0], *(h * widening(activation) for h in self.hidden))
         outputs = (*self.hidden, self.shape[0])
         self.layers = nn.ModuleList()
-        for k, (i, o) in enumerate(zip(widths, outputs, strict=True)):
+        for k, (i, o) in enumerate(zip(inputs, outputs, strict=True)):
             bound, c = (lipschitz if k == n - 1 else 1.0), (context if k == 0 else 0)
             if len(self.shape) == 1:
                 layer: Bounded = LipschitzDense(i, o, c, bound, spaces[k], spaces[k + 1], method)
             else:
                 layer = LipschitzConv(i, o, taps[k], self.shape[1:], c, bound, method)
             self.layers.append(layer)
-        self.activations = nn.ModuleList(acts)
+        self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in self.hidden)
 
     def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
         weights = weights or self.weights()
@@ -136,8 +136,7 @@ class LipschitzDenseNet(Contraction):
     Args:
         shape: ``(features,)`` for dense layers, ``(channels, height, width)`` for 3x3 convolutions (the last one 1x1).
         context: Width of the context; it enters the first layer additively.
-        depth: Number of concatenations :math:`L`.
-        growth: Width of each layer.
+        hidden: Width of what each layer adds (twice that with ``"clipswish"``); their number is :math:`L`.
         lipschitz: Bound :math:`\kappa` on the Lipschitz constant in ``x``.
         activation: ``"clipswish"`` as published (doubles what is concatenated), or one of the others.
         method: How the norms are found, see ``LipschitzDense``.
@@ -150,7 +149,7 @@ class LipschitzDenseNet(Contraction):
         Invertible DenseNets with Concatenated LipSwish, the same 2021, arXiv:2102.02694, eq. 6-12.
 
     Example:
-        >>> LipschitzDenseNet((2,), depth=3, growth=8)(torch.zeros(5, 2)).shape
+        >>> LipschitzDenseNet((2,), hidden=(8, 8, 8))(torch.zeros(5, 2)).shape
         torch.Size([5, 2])
     """
 
@@ -158,29 +157,30 @@ class LipschitzDenseNet(Contraction):
         self,
         shape: Sequence[int],
         context: int = 0,
-        depth: int = 3,
-        growth: int = 32,
+        hidden: Sequence[int] = (32, 32, 32),
         lipschitz: float = 0.9,
         activation: str = "clipswish",
         method: str = "exact",
     ) -> None:
         super().__init__()
-        self.shape, self.context, self.depth, self.growth = tuple(shape), context, depth, growth
-        self.lipschitz, self.activation, self.method = lipschitz, activation, method
-        _check(self.shape, context, (growth, depth), lipschitz, activation)
-        self.dim = -len(self.shape)
-        step = growth * widening(activation)
-        widths = [self.shape[0] + k * step for k in range(depth + 1)]
+        self.shape, self.context, self.hidden, self.lipschitz = tuple(shape), context, tuple(hidden), lipschitz
+        self.activation, self.method = activation, method
+        _check(self.shape, context, self.hidden, lipschitz, activation)
+        check(bool(self.hidden), ConfigError, "a dense block needs at least one hidden layer.")
+        self.dim, factor = -len(self.shape), widening(activation)
+        widths = list(itertools.accumulate((factor * h for h in self.hidden), initial=self.shape[0]))
 
         def layer(inputs: int, outputs: int, c: int, bound: float, kernel: int) -> Bounded:
             if len(self.shape) == 1:
                 return LipschitzDense(inputs, outputs, c, bound, method=method)
             return LipschitzConv(inputs, outputs, kernel, self.shape[1:], c, bound, method)
 
-        self.layers = nn.ModuleList(layer(w, growth, 0 if k else context, 1.0, 3) for k, w in enumerate(widths[:-1]))
+        self.layers = nn.ModuleList(
+            layer(w, h, 0 if k else context, 1.0, 3) for k, (w, h) in enumerate(zip(widths, self.hidden, strict=False))
+        )
         self.head = layer(widths[-1], self.shape[0], 0, lipschitz, 1)
-        self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in range(depth))
-        self.eta = nn.Parameter(torch.zeros(depth, 2))
+        self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in self.hidden)
+        self.eta = nn.Parameter(torch.zeros(len(self.hidden), 2))
 
     def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
         weights = weights or self.weights()

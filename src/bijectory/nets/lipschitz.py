@@ -1,8 +1,8 @@
 r"""Layers whose Lipschitz constant is bounded, whatever their parameters.
 
-A weight is used as :math:`W \min(1, b / \sigma(W))`, where :math:`\sigma` is a norm of the operator and :math:`b` the bound. The
-norm is a function of the weight alone, taken anew in every call: the bound holds right after a step of the optimiser, and
-nothing is stored on the way. ``method`` says how the norm is found:
+A weight is used as :math:`W \min(1, b / \sigma(W))`, where :math:`\sigma` is a norm of the operator and :math:`b` the bound.
+The norm is a function of the weight alone, taken anew in every call: the bound holds right after a step of the optimiser,
+and nothing is stored on the way. ``method`` says how the norm is found:
 
 * ``"exact"`` (default): by singular values, for a convolution of its blocks in Fourier space.
 * ``"gram"``: an upper bound by matrix products, for large layers on an accelerator.
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from bijectory.errors import ConfigError, check
 from bijectory.nets.freezable import Freezable
 from bijectory.ops import lipschitz as norms
+from bijectory.ops.image import conv2d
 from bijectory.ops.scalar import softplus
 from bijectory.ops.shape import linear
 
@@ -53,7 +54,9 @@ class LipSwish(nn.Module):
 
 
 class CLipSwish(nn.Module):
-    r"""Concatenated activation :math:`[\,\mathrm{LipSwish}(x), \mathrm{LipSwish}(-x)\,] / 1.004`: twice as wide, 1-Lipschitz.
+    r"""Concatenated activation :math:`[\,\mathrm{LipSwish}(x), \mathrm{LipSwish}(-x)\,] / 1.004`, twice as wide.
+
+    Its Lipschitz constant is 1 like that of ``LipSwish``, although its length is that of both parts.
 
     Args:
         dim: The channels, counted from the right.
@@ -251,25 +254,21 @@ class LipschitzConv(Bounded):
     def norm(self) -> Tensor:
         if self.method == "power":
             u, v = self.singular_vectors()
-            return (u * F.conv2d(v, self.weight, padding=self.kernel // 2)).sum()
+            return (u * conv2d(v, self.weight)).sum()
         blocks = norms.fourier_blocks(self.weight, self.size)
         return norms.gram_bound(blocks, self.iterations) if self.method == "gram" else norms.spectral_norm(blocks)
 
     def singular_vectors(self) -> tuple[Tensor, Tensor]:
-        pad = self.kernel // 2
         return norms.power_iteration(
-            lambda v: F.conv2d(v, self.weight, padding=pad),
-            lambda u: F.conv_transpose2d(u, self.weight, padding=pad),
+            lambda v: conv2d(v, self.weight),
+            lambda u: F.conv_transpose2d(u, self.weight, padding=self.kernel // 2),
             cast(Tensor, self.u),
             self.iterations,
         )
 
     def forward(self, x: Tensor, c: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Apply the layer; the arguments are those of ``LipschitzDense``."""
-        batch = x.shape[:-3]
-        images = x.reshape(math.prod(batch), *x.shape[-3:])
-        out = F.conv2d(images, self.bounded_weight() if weight is None else weight, self.bias, padding=self.kernel // 2)
-        out = out.reshape(*batch, *out.shape[1:])
+        out = conv2d(x, self.bounded_weight() if weight is None else weight, self.bias)
         if c is None or self.context_weight is None:
             return out
         return out + linear(c, self.context_weight)[..., None, None]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import vjp
 
 Map = Callable[[Tensor], Tensor]
 
@@ -85,6 +85,15 @@ def attach(x: Tensor, z: Tensor, g: Map, solve: Map) -> Tensor:
     return x
 
 
+def _products(g: Map, x: Tensor, *, transposed: bool) -> Map:
+    """The product with the Jacobian of ``g`` at ``x``, or with its transpose."""
+    pull = vjp(g, x)[1]
+    if transposed:
+        return lambda u: pull(u)[0]
+    push = vjp(lambda w: pull(w)[0], torch.zeros_like(x))[1]  # the transpose of a linear map is its derivative
+    return lambda u: push(u)[0]
+
+
 def _none(better: Tensor) -> bool:
     """True if no row moved, where that can be known: not in a graph, under ``vmap``, or without data."""
     if torch.compiler.is_compiling():
@@ -96,11 +105,17 @@ def _none(better: Tensor) -> bool:
 
 
 def linear_solve(g: Map, x: Tensor, v: Tensor, rate: float, event_dim: int = 1, order: float = 2.0) -> Tensor:
-    r"""Solve :math:`(I + J) u = v` with the Jacobian of a contraction ``g`` at ``x``, by iterations; differentiable in ``v``.
+    r"""Solve :math:`(I + J) u = v` with the Jacobian of a contraction ``g`` at ``x``, by iterations.
 
-    The derivative of a solve is a solve with the transpose and back, so no iteration is recorded.
+    Differentiable in ``v``: the derivative of a solve is a solve with the transpose, and back; no iteration is recorded
+    (but in a captured graph, which cannot look into such a rule without a warning).
     """
-    out: Tensor = _LinearSolve.apply(v, x, g, rate, event_dim, order, False)
+    if torch.compiler.is_compiling():
+        push, u = _products(g, x.detach(), transposed=False), v
+        for _ in range(steps_needed(rate, v.dtype)):
+            u = v - push(u)
+        return u
+    out: Tensor = _LinearSolve.apply(v, x, g, rate, event_dim, order, False)  # noqa: FBT003
     return out
 
 
@@ -110,10 +125,8 @@ class _LinearSolve(torch.autograd.Function):
     @staticmethod
     def forward(v: Tensor, x: Tensor, g: Map, rate: float, event_dim: int, order: float, transposed: bool) -> Tensor:  # noqa: FBT001
         if transposed:
-            pull = vjp(g, x)[1]
             order = math.inf if order == 1 else 1.0 if order == math.inf else order / (order - 1)
-            return contraction_inverse(lambda u: pull(u)[0], v, rate, event_dim, order)[0]
-        return contraction_inverse(lambda u: jvp(g, (x,), (u,))[1], v, rate, event_dim, order)[0]
+        return contraction_inverse(_products(g, x, transposed=transposed), v, rate, event_dim, order)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

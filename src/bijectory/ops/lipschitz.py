@@ -76,10 +76,10 @@ def power_iteration(
 
 
 def induced_norm(weight: Tensor, p: float, q: float) -> Tensor:
-    r"""Upper bound of :math:`\|W\|_{p \to q} = \sup \|W x\|_q / \|x\|_p`; exact for ``p = q = 2``, ``p = 1`` and ``q = inf``.
+    r"""Upper bound of :math:`\|W\|_{p \to q} = \sup \|W x\|_q / \|x\|_p`.
 
-    Elsewhere (where the norm is hard to compute) the smaller of the bounds by rows and by columns, and for ``p = q`` that
-    of Riesz and Thorin between the norms 1 and infinity.
+    Exact for ``p = q = 2``, for ``p = 1`` and for ``q = inf``. Elsewhere, where the norm is hard to compute, the smaller of
+    the bounds by rows and by columns, and for ``p = q`` that of Riesz and Thorin between the norms 1 and infinity.
 
     Args:
         weight: ``(o, i)``.

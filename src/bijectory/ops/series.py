@@ -1,10 +1,10 @@
 r"""The log-determinant of :math:`I + J` for a map :math:`x \mapsto x + g(x)` with Jacobian :math:`J` of norm below 1.
 
 * ``jacobian`` and ``log_det``: exact, for few dimensions.
-* ``power_series``: :math:`\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \operatorname{tr} J^k` with the trace estimated by
-  probes, :math:`\operatorname{tr} A = E[v^\top A v]`, from vector-Jacobian products alone. Cut off after :math:`n` terms it is
-  biased by at most :math:`d\,\kappa^{n+1} / ((n + 1)(1 - \kappa))`. With a random :math:`N` of terms and each divided by
-  :math:`P(N \ge k)` (Russian roulette) it is unbiased; ``roulette`` draws :math:`N` and gives these weights.
+* ``power_series``: :math:`\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \operatorname{tr} J^k` with the trace
+  estimated by probes, :math:`\operatorname{tr} A = E[v^\top A v]`, from vector-Jacobian products. Cut off after :math:`n`
+  terms its bias is at most :math:`d\,\kappa^{n+1} / ((n + 1)(1 - \kappa))`. With a random :math:`N` of terms, each divided
+  by :math:`P(N \ge k)` (Russian roulette) it is unbiased; ``roulette`` draws :math:`N` and gives these weights.
 
 References:
     Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995, eq. 3-5, thm. 4;
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import vjp, vmap
 
 Map = Callable[[Tensor], Tensor]
 
@@ -24,8 +24,10 @@ def jacobian(g: Map, x: Tensor, event_dim: int = 1) -> tuple[Tensor, Tensor]:
     """Value of ``g`` and its Jacobian ``(*batch, d, d)`` for a map that works event by event, in one evaluation."""
     event = x.shape[x.dim() - event_dim :]
     basis = torch.eye(event.numel(), dtype=x.dtype, device=x.device).reshape(-1, *event)
-    values, columns = vmap(lambda v: jvp(g, (x,), (v.expand(x.shape),)))(basis)  # the values are computed once: a view
-    return values[0], columns.flatten(columns.dim() - event_dim).movedim(0, -1)
+    result = vjp(g, x)
+    value, pull = result[0], result[1]
+    rows = vmap(lambda v: pull(v.expand(value.shape))[0])(basis)
+    return value, rows.flatten(rows.dim() - event_dim).movedim(0, -2)
 
 
 def log_det(j: Tensor) -> Tensor:
@@ -68,6 +70,7 @@ def power_series(
         x: ``(*batch, *event)``.
         probes: ``(samples, *batch, *event)`` (or what broadcasts to it) with mean 0 and covariance I.
         weights: Of the terms ``k = 1, 2, …``: ``(samples, n)``, or ``(n,)`` for all alike. Ones: the truncated series.
+        event_dim: Number of rightmost dimensions of an event.
         neumann: Take the gradient from :math:`\partial \log\det(I + J) = E[\,y^\top (\partial J)\, v\,]` with the constant
             :math:`y^\top = v^\top \sum_k (-J)^k`: one product to differentiate instead of ``n``, so the memory does not grow
             with ``n``. First derivatives only.
@@ -78,7 +81,8 @@ def power_series(
     References:
         arXiv:1906.02735, eq. 8 and algorithm 1.
     """
-    value, pull = vjp(g, x)
+    result = vjp(g, x)
+    value, pull = result[0], result[1]
     probes = probes.expand(probes.shape[0], *value.shape)
     weights = weights.to(x).expand(probes.shape[0], weights.shape[-1])
     weights = weights.reshape(*weights.shape, *(1,) * value.dim()).movedim(1, 0)

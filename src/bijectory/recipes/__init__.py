@@ -9,6 +9,7 @@ from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.tails import ttf
 from bijectory.recipes.transformer import jet, tarflow, tarflow_image
+from bijectory.recipes.residual_flows import idensenet, residual, residual_image
 
 __all__ = [
     "RECIPES",
@@ -35,4 +36,16 @@ __all__ = [
     "tarflow",
     "tarflow_image",
     "ttf",
+    "find_recipe",
+    "glow",
+    "iaf",
+    "idensenet",
+    "maf",
+    "nice",
+    "nsf",
+    "nsf_ar",
+    "real_nvp",
+    "recipe",
+    "residual",
+    "residual_image",
 ]

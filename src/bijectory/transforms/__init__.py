@@ -23,6 +23,7 @@ from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
 from bijectory.transforms.reversible import Reversible
+from bijectory.transforms.residual import Residual
 from bijectory.transforms.squeeze import Haar, Squeeze
 from bijectory.transforms.sylvester import Sylvester
 
@@ -54,6 +55,7 @@ __all__ = [
     "Reshape",
     "Reversible",
     "Rotation",
+    "Residual",
     "Squeeze",
     "Standardize",
     "Sylvester",

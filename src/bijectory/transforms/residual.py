@@ -13,7 +13,7 @@ from bijectory.ops.contraction import Map, attach, contraction_inverse, linear_s
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.base import Transform
 
-EXACT_UP_TO = 32  # dimensions for which d Jacobian-vector products are worth being exact
+EXACT_UP_TO = 32  # dimensions for which d vector-Jacobian products are worth being exact
 LADJ = ("auto", "exact", "series", "roulette")
 
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # new in torch 2.7
@@ -24,7 +24,7 @@ class Residual(Transform):
 
     The log-determinant :math:`\log\det(I + J_g)` is one of
 
-    * ``"exact"``: from the whole Jacobian, ``d`` Jacobian-vector products and a determinant;
+    * ``"exact"``: from the whole Jacobian, ``d`` vector-Jacobian products and a determinant;
     * ``"series"``: a power series cut off after ``terms``, with traces estimated by probes: biased, the bias falls as
       :math:`\kappa^{\text{terms}}`;
     * ``"roulette"``: ``exact_terms`` and a random number of further ones, reweighted: unbiased;
@@ -115,7 +115,7 @@ class Residual(Transform):
         return x, -self._shift_and_ladj(g, x)[1]
 
     def solve(self, z: Tensor, c: Tensor | None = None, *, tolerance: float | None = None) -> tuple[Tensor, Tensor]:
-        """Invert without log-determinant and gradient, and say how well.
+        r"""Invert without log-determinant and gradient, and say how well.
 
         Args:
             z: ``(*batch, *event)``.
@@ -124,7 +124,7 @@ class Residual(Transform):
 
         Returns:
             ``x``, and the residual: the norm of ``x + g(x) - z``, ``(*batch,)``. The error of ``x`` is at most the residual
-            over :math:`1 - \\kappa`.
+            over :math:`1 - \kappa`.
 
         Raises:
             ConvergenceError: If a residual exceeds ``tolerance``: the net does not contract as it claims, or ``z`` is so
