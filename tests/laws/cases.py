@@ -385,7 +385,7 @@ def _flowpp_image(c: int) -> bj.Flow:
 
 
 def _residual_image(c: int) -> bj.Flow:
-    return bj.residual_image((1, 2, 2), c, levels=4, steps=1, hidden=(4,), lipschitz=0.2, ladj="exact")
+    return bj.residual_image((1, 2, 2), c, levels=4, steps=1, hidden=(4,), lipschitz=0.1, ladj="exact")
 
 
 RECIPES = [
@@ -405,6 +405,9 @@ RECIPES = [
     Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.3), features=2),
     Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.3), features=1),
     Case("idensenet", lambda c: bj.idensenet(2, c, layers=2, hidden=(4,), lipschitz=0.3), features=2),
+    Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.1), features=2),
+    Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.1), features=1),
+    Case("idensenet", lambda c: bj.idensenet(2, c, layers=1, hidden=(4,), lipschitz=0.1), features=2),
     Case("residual_image", _residual_image, **PIXELS),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),

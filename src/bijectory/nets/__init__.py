@@ -10,6 +10,8 @@ from bijectory.nets.conv import Conv, ConvNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.lipschitz import CLipSwish, LipschitzConv, LipschitzDense, LipSwish
+from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
+from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
@@ -45,4 +47,5 @@ __all__ = [
     "LipschitzDenseNet",
     "LipschitzNet",
     "MaskedMLP",
+    "Pointwise",
 ]

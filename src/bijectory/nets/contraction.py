@@ -6,13 +6,16 @@ bound each layer by the same constant below 1; only the product matters, and sca
 
 import abc
 import itertools
+import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
-from bijectory.nets.lipschitz import Bounded, CLipSwish, LipschitzConv, LipschitzDense, LipSwish
+from bijectory.nets.lipschitz import Bounded, LipschitzConv, LipschitzDense
+from bijectory.nets.lipswish import Activation, CLipSwish, LipSwish, Pointwise
 from bijectory.ops.scalar import softplus
 
 ACTIVATIONS_WITH_SLOPE_ONE = ("lipswish", "clipswish", "tanh", "sigmoid", "elu")
@@ -34,8 +37,34 @@ class Contraction(nn.Module, abc.ABC):
     order: float = 2.0
 
     @abc.abstractmethod
-    def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
-        """``(*batch, *shape) -> (*batch, *shape)``; ``weights()`` may be passed where the same are used many times."""
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor | None = None,
+        weights: Sequence[Tensor] | None = None,
+        tangents: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate the network, and push tangents along if there are any.
+
+        Args:
+            x: ``(*batch, *shape)``.
+            c: Context ``(*batch, context)``; broadcasts against the batch of ``x``.
+            weights: ``weights()``, where the same are used many times.
+            tangents: Directions ``(n, *batch, *shape)``, or what broadcasts to it.
+
+        Returns:
+            The value ``(*batch, *shape)``; with tangents ``(1 + n, *batch, *shape)``, the value first and then the products
+            of the Jacobian with each direction.
+        """
+
+    def jacobian(
+        self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Value ``(*batch, *shape)`` and Jacobian ``(*batch, d, d)`` in one evaluation."""
+        batch = x.dim() - len(self.shape)
+        basis = torch.eye(math.prod(self.shape), dtype=x.dtype, device=x.device)
+        out = self(x, c, weights, basis.reshape(-1, *(1,) * batch, *self.shape))
+        return out[0], out[1:].flatten(1 + batch).movedim(0, -1)
 
     def weights(self) -> list[Tensor]:
         """The bounded weights of all layers, in the order in which ``forward`` uses them."""
@@ -115,12 +144,18 @@ class LipschitzNet(Contraction):
             self.layers.append(layer)
         self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in self.hidden)
 
-    def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor | None = None,
+        weights: Sequence[Tensor] | None = None,
+        tangents: Tensor | None = None,
+    ) -> Tensor:
         weights = weights or self.weights()
-        h = self.layers[0](x, c, weights[0])
+        h, t = _affine(self.layers[0], x, tangents, weights[0], c)
         for act, layer, weight in zip(self.activations, list(self.layers)[1:], weights[1:], strict=True):
-            h = layer(act(h), None, weight)
-        return h
+            h, t = _affine(layer, *cast(Activation, act).push(h, t), weight)
+        return _stack(h, t)
 
 
 class LipschitzDenseNet(Contraction):
@@ -182,26 +217,49 @@ class LipschitzDenseNet(Contraction):
         self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in self.hidden)
         self.eta = nn.Parameter(torch.zeros(len(self.hidden), 2))
 
-    def forward(self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor | None = None,
+        weights: Sequence[Tensor] | None = None,
+        tangents: Tensor | None = None,
+    ) -> Tensor:
         weights = weights or self.weights()
         eta = softplus(self.eta)
         eta = eta / torch.linalg.vector_norm(eta, dim=1, keepdim=True)
-        h = x
-        for k, (layer, act) in enumerate(zip(self.layers, self.activations, strict=True)):
-            new = act(layer(h, None if k else c, weights[k]))
-            h = torch.cat((eta[k, 0] * h, eta[k, 1] * new), self.dim)
-        return self.head(h, None, weights[-1])
+        h, t = x, tangents
+        for k, (layer, act, keep, add) in enumerate(zip(self.layers, self.activations, *eta.unbind(1), strict=True)):
+            new, new_t = cast(Activation, act).push(*_affine(layer, h, t, weights[k], None if k else c))
+            h = torch.cat((keep * h, add * new), self.dim)
+            if t is not None:
+                lead = torch.broadcast_shapes(t.shape[: self.dim], new_t.shape[: self.dim])
+                t = torch.cat([v.expand(*lead, *v.shape[self.dim :]) for v in (keep * t, add * new_t)], self.dim)
+        return _stack(*_affine(self.head, h, t, weights[-1]))
 
 
-def make_activation(name: str, event_dim: int) -> nn.Module:
+def make_activation(name: str, event_dim: int) -> Activation:
     """An activation with slopes between -1 and 1, by name."""
-    plain = {"lipswish": LipSwish, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU}
-    return CLipSwish(-event_dim) if name == "clipswish" else plain[name]()
+    if name == "clipswish":
+        return CLipSwish(-event_dim)
+    return LipSwish() if name == "lipswish" else Pointwise(name)
 
 
 def widening(name: str) -> int:
     """How many outputs an activation has for each input."""
-    return 2 if name == "clipswish" else 1
+    return CLipSwish.widens if name == "clipswish" else 1
+
+
+def _affine(
+    layer: nn.Module, h: Tensor, t: Tensor | None, weight: Tensor, c: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """A layer on a value and, without what is constant in it, on the tangents."""
+    return layer(h, c, weight), None if t is None else cast(Bounded, layer).linear_part(t, weight)
+
+
+def _stack(value: Tensor, tangents: Tensor | None) -> Tensor:
+    if tangents is None:
+        return value
+    return torch.cat((value.unsqueeze(0), tangents.expand(-1, *value.shape)))
 
 
 def _published_kernels(n: int) -> tuple[int, ...]:

@@ -23,61 +23,9 @@ from bijectory.errors import ConfigError, check
 from bijectory.nets.freezable import Freezable
 from bijectory.ops import lipschitz as norms
 from bijectory.ops.image import conv2d
-from bijectory.ops.scalar import softplus
 from bijectory.ops.shape import linear
 
 METHODS = ("exact", "gram", "power")
-SLOPE = 1.1  # above 1.09984, the largest slope of x sigmoid(x), at x = 2.3994
-PAIR = 1.004  # above sqrt(s^2 + (1 - s)^2) / 1.1 with that slope s: of the pair LipSwish(x), LipSwish(-x)
-START = math.log(math.expm1(0.5))  # softplus(START) = 0.5, the published initial beta
-
-
-class LipSwish(nn.Module):
-    r"""Activation :math:`x\,\sigma(\beta x) / 1.1` with slopes between -0.1 and 1 and a learned :math:`\beta > 0`.
-
-    References:
-        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735,
-        sec. 3.2.
-
-    Example:
-        >>> LipSwish()(torch.zeros(2)).tolist()
-        [0.0, 0.0]
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beta = nn.Parameter(torch.tensor(START))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the activation."""
-        return x * torch.sigmoid(softplus(self.beta) * x) / SLOPE
-
-
-class CLipSwish(nn.Module):
-    r"""Concatenated activation :math:`[\,\mathrm{LipSwish}(x), \mathrm{LipSwish}(-x)\,] / 1.004`, twice as wide.
-
-    Its Lipschitz constant is 1 like that of ``LipSwish``, although its length is that of both parts.
-
-    Args:
-        dim: The channels, counted from the right.
-
-    References:
-        Invertible DenseNets with Concatenated LipSwish, Perugachi-Diaz, Tomczak, Bhulai 2021, arXiv:2102.02694, sec. 3.3.
-
-    Example:
-        >>> CLipSwish()(torch.zeros(5, 2)).shape
-        torch.Size([5, 4])
-    """
-
-    def __init__(self, dim: int = -1) -> None:
-        super().__init__()
-        self.dim = dim
-        self.beta = nn.Parameter(torch.tensor(START))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the activation."""
-        gate = torch.sigmoid(softplus(self.beta) * x)
-        return torch.cat((x * gate, x * (gate - 1)), self.dim) / (SLOPE * PAIR)
 
 
 class Bounded(Freezable):
@@ -97,6 +45,10 @@ class Bounded(Freezable):
     @abc.abstractmethod
     def norm(self) -> Tensor:
         """Norm of the operator with the weight as it is stored, or a bound of it: a scalar with a gradient."""
+
+    @abc.abstractmethod
+    def linear_part(self, t: Tensor, weight: Tensor) -> Tensor:
+        """What the layer does to a difference of two inputs, with the weight to use."""
 
     @abc.abstractmethod
     def singular_vectors(self) -> tuple[Tensor, Tensor]:
@@ -188,6 +140,9 @@ class LipschitzDense(Bounded):
         start = cast(Tensor, self.u)
         return norms.power_iteration(lambda v: self.weight @ v, lambda u: u @ self.weight, start, self.iterations)
 
+    def linear_part(self, t: Tensor, weight: Tensor) -> Tensor:
+        return linear(t, weight)
+
     def forward(self, x: Tensor, c: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Apply the layer.
 
@@ -265,6 +220,9 @@ class LipschitzConv(Bounded):
             cast(Tensor, self.u),
             self.iterations,
         )
+
+    def linear_part(self, t: Tensor, weight: Tensor) -> Tensor:
+        return conv2d(t, weight)
 
     def forward(self, x: Tensor, c: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Apply the layer; the arguments are those of ``LipschitzDense``."""

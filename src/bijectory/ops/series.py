@@ -1,6 +1,6 @@
 r"""The log-determinant of :math:`I + J` for a map :math:`x \mapsto x + g(x)` with Jacobian :math:`J` of norm below 1.
 
-* ``jacobian`` and ``log_det``: exact, for few dimensions.
+* ``log_det``: exact, from the whole Jacobian, for few dimensions.
 * ``power_series``: :math:`\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \operatorname{tr} J^k` with the trace
   estimated by probes, :math:`\operatorname{tr} A = E[v^\top A v]`, from vector-Jacobian products. Cut off after :math:`n`
   terms its bias is at most :math:`d\,\kappa^{n+1} / ((n + 1)(1 - \kappa))`. With a random :math:`N` of terms, each divided
@@ -18,16 +18,6 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 Map = Callable[[Tensor], Tensor]
-
-
-def jacobian(g: Map, x: Tensor, event_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """Value of ``g`` and its Jacobian ``(*batch, d, d)`` for a map that works event by event, in one evaluation."""
-    event = x.shape[x.dim() - event_dim :]
-    basis = torch.eye(event.numel(), dtype=x.dtype, device=x.device).reshape(-1, *event)
-    result = vjp(g, x)
-    value, pull = result[0], result[1]
-    rows = vmap(lambda v: pull(v.expand(value.shape))[0])(basis)
-    return value, rows.flatten(rows.dim() - event_dim).movedim(0, -2)
 
 
 def log_det(j: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Residual layers: the identity plus a contraction."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,10 +14,26 @@ from bijectory.ops.contraction import Map, attach, contraction_inverse, linear_s
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.base import Transform
 
-EXACT_UP_TO = 32  # dimensions for which d vector-Jacobian products are worth being exact
+EXACT_UP_TO = 32  # dimensions for which a whole Jacobian is worth it
 LADJ = ("auto", "exact", "series", "roulette")
 
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # new in torch 2.7
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """A network as a function of ``x`` alone, its weights bounded once for many calls."""
+
+    net: Contraction
+    c: Tensor | None
+    weights: list[Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        value: Tensor = self.net(x, self.c, self.weights)
+        return value
+
+    def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net.jacobian(x, self.c, self.weights)
 
 
 class Residual(Transform):
@@ -24,7 +41,7 @@ class Residual(Transform):
 
     The log-determinant :math:`\log\det(I + J_g)` is one of
 
-    * ``"exact"``: from the whole Jacobian, ``d`` vector-Jacobian products and a determinant;
+    * ``"exact"``: from the whole Jacobian, ``d`` tangents pushed through the network, and a determinant;
     * ``"series"``: a power series cut off after ``terms``, with traces estimated by probes: biased, the bias falls as
       :math:`\kappa^{\text{terms}}`;
     * ``"roulette"``: ``exact_terms`` and a random number of further ones, reweighted: unbiased;
@@ -164,18 +181,17 @@ class Residual(Transform):
         probes = series.rademacher(torch.Size((samples, *x.shape)), x, generator)
         return series.mean_and_error(series.power_series(g, x, probes, weights, self.event_dim)[1])
 
-    def _enter(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Map]:
-        """``x`` at the joint batch shape, and the network as a function of ``x`` alone, its weights bounded once."""
+    def _enter(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, _Bound]:
+        """``x`` at the joint batch shape, and the network as a function of ``x`` alone."""
         c = c if self.context else None
-        weights = self.net.weights()
-        return expand_to_context(x, c, self.event_dim), lambda v: self.net(v, c, weights)
+        return expand_to_context(x, c, self.event_dim), _Bound(self.net, c, self.net.weights())
 
-    def _fixed_point(self, g: Map, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _fixed_point(self, g: _Bound, z: Tensor) -> tuple[Tensor, Tensor]:
         return contraction_inverse(g, z, self.net.lipschitz, self.event_dim, self.net.order)
 
-    def _shift_and_ladj(self, g: Map, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _shift_and_ladj(self, g: _Bound, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.exact:
-            shift, j = series.jacobian(g, x, self.event_dim)
+            shift, j = g.jacobian(x)
             return shift, series.log_det(j)
         if self.training:
             probes = series.rademacher(torch.Size((self.probes, *x.shape)), x)
@@ -190,11 +206,11 @@ class Residual(Transform):
     def _roulette(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
         return series.roulette(self.survival, self.exact_terms, samples, generator)
 
-    def _newton(self, g: Map, x: Tensor) -> Map:
+    def _newton(self, g: _Bound, x: Tensor) -> Map:
         """``v -> (I + J)^{-1} v`` at ``x``, a constant matrix or iterations."""
         if not self.exact:
             return lambda v: linear_solve(g, x, v, self.net.lipschitz, self.event_dim, self.net.order)
         with torch.no_grad():
-            j = series.jacobian(g, x, self.event_dim)[1]
+            j = g.jacobian(x)[1]
         a = torch.eye(j.shape[-1], dtype=j.dtype, device=j.device) + j
         return lambda v: torch.linalg.solve(a, v.flatten(v.dim() - self.event_dim)).reshape(v.shape)
