@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         bits_per_dim,
         denoise,
         guided_sample,
+        log_prob_and_error,
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
@@ -269,6 +270,7 @@ __all__ = [
     "idensenet",
     "load",
     "load_metadata",
+    "log_prob_and_error",
     "maf",
     "ncsf",
     "nice",

@@ -90,6 +90,8 @@ class LipschitzNet(Contraction):
         orders: Norms of the spaces from the input through the hidden layers to the output; the last equals the first, in
             which the network contracts. None: 2 everywhere. Dense layers only.
         method: How the norms are found, see ``LipschitzDense``.
+        beta: Initial sharpness of LipSwish. The published 0.5 starts almost linear, and weights of norm 1 cannot make up
+            for it: it takes thousands of steps to leave.
 
     Raises:
         ConfigError: If an argument is out of range or the lengths do not fit.
@@ -114,10 +116,11 @@ class LipschitzNet(Contraction):
         kernels: Sequence[int] | None = None,
         orders: Sequence[float] | None = None,
         method: str = "exact",
+        beta: float = 15.0,
     ) -> None:
         super().__init__()
         self.shape, self.context, self.hidden, self.lipschitz = tuple(shape), context, tuple(hidden), lipschitz
-        self.activation, self.method = activation, method
+        self.activation, self.method, self.beta = activation, method, beta
         self.kernels = None if kernels is None else tuple(kernels)
         self.orders = None if orders is None else tuple(orders)
         _check(self.shape, context, self.hidden, lipschitz, activation)
@@ -142,7 +145,7 @@ class LipschitzNet(Contraction):
             else:
                 layer = LipschitzConv(i, o, taps[k], self.shape[1:], c, bound, method)
             self.layers.append(layer)
-        self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in self.hidden)
+        self.activations = nn.ModuleList(make_activation(activation, len(self.shape), beta) for _ in self.hidden)
 
     def forward(
         self,
@@ -175,6 +178,8 @@ class LipschitzDenseNet(Contraction):
         lipschitz: Bound :math:`\kappa` on the Lipschitz constant in ``x``.
         activation: ``"clipswish"`` as published (doubles what is concatenated), or one of the others.
         method: How the norms are found, see ``LipschitzDense``.
+        beta: Initial sharpness of LipSwish. The published 0.5 starts almost linear, and weights of norm 1 cannot make up
+            for it: it takes thousands of steps to leave.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -196,10 +201,11 @@ class LipschitzDenseNet(Contraction):
         lipschitz: float = 0.9,
         activation: str = "clipswish",
         method: str = "exact",
+        beta: float = 15.0,
     ) -> None:
         super().__init__()
         self.shape, self.context, self.hidden, self.lipschitz = tuple(shape), context, tuple(hidden), lipschitz
-        self.activation, self.method = activation, method
+        self.activation, self.method, self.beta = activation, method, beta
         _check(self.shape, context, self.hidden, lipschitz, activation)
         check(bool(self.hidden), ConfigError, "a dense block needs at least one hidden layer.")
         self.dim, factor = -len(self.shape), widening(activation)
@@ -214,7 +220,7 @@ class LipschitzDenseNet(Contraction):
             layer(w, h, 0 if k else context, 1.0, 3) for k, (w, h) in enumerate(zip(widths, self.hidden, strict=False))
         )
         self.head = layer(widths[-1], self.shape[0], 0, lipschitz, 1)
-        self.activations = nn.ModuleList(make_activation(activation, len(self.shape)) for _ in self.hidden)
+        self.activations = nn.ModuleList(make_activation(activation, len(self.shape), beta) for _ in self.hidden)
         self.eta = nn.Parameter(torch.zeros(len(self.hidden), 2))
 
     def forward(
@@ -231,17 +237,17 @@ class LipschitzDenseNet(Contraction):
         for k, (layer, act, keep, add) in enumerate(zip(self.layers, self.activations, *eta.unbind(1), strict=True)):
             new, new_t = cast(Activation, act).push(*_affine(layer, h, t, weights[k], None if k else c))
             h = torch.cat((keep * h, add * new), self.dim)
-            if t is not None:
+            if t is not None and new_t is not None:
                 lead = torch.broadcast_shapes(t.shape[: self.dim], new_t.shape[: self.dim])
                 t = torch.cat([v.expand(*lead, *v.shape[self.dim :]) for v in (keep * t, add * new_t)], self.dim)
         return _stack(*_affine(self.head, h, t, weights[-1]))
 
 
-def make_activation(name: str, event_dim: int) -> Activation:
+def make_activation(name: str, event_dim: int, beta: float) -> Activation:
     """An activation with slopes between -1 and 1, by name."""
     if name == "clipswish":
-        return CLipSwish(-event_dim)
-    return LipSwish() if name == "lipswish" else Pointwise(name)
+        return CLipSwish(-event_dim, beta)
+    return LipSwish(beta) if name == "lipswish" else Pointwise(name)
 
 
 def widening(name: str) -> int:

@@ -1,6 +1,6 @@
 r"""Activations with slopes between -1 and 1, that push tangents along.
 
-``push(x, t)`` gives the value and, for every direction ``t`` in which ``x`` moves, that in which the value does. So Jacobians
+``push(x, t)`` gives the value and, for every direction ``t`` in which ``x`` moves, that in which the value does. Jacobians
 go through a network by hand, layer by layer: cheaper than differentiating twice, and in graphs that can be exported.
 """
 
@@ -15,7 +15,6 @@ from bijectory.ops.scalar import softplus
 
 SLOPE = 1.1  # above 1.09984, the largest slope of x sigmoid(x), at x = 2.3994
 PAIR = 1.004  # above sqrt(s^2 + (1 - s)^2) / 1.1 with that slope s: of the pair LipSwish(x), LipSwish(-x)
-START = math.log(math.expm1(0.5))  # softplus(START) = 0.5, the published initial beta
 
 
 class Activation(nn.Module, abc.ABC):
@@ -39,6 +38,9 @@ class Activation(nn.Module, abc.ABC):
 class LipSwish(Activation):
     r"""Activation :math:`x\,\sigma(\beta x) / 1.1` with slopes between -0.1 and 1 and a learned :math:`\beta > 0`.
 
+    Args:
+        start: Initial :math:`\beta`, as published; larger is more curved.
+
     References:
         Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735,
         sec. 3.2.
@@ -48,9 +50,10 @@ class LipSwish(Activation):
         [0.0, 0.0]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: float = 0.5) -> None:
         super().__init__()
-        self.beta = nn.Parameter(torch.tensor(START))
+        self.start = start
+        self.beta = _raw_beta(start)
 
     def push(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor | None]:
         u = softplus(self.beta) * x
@@ -65,6 +68,7 @@ class CLipSwish(Activation):
 
     Args:
         dim: The channels, counted from the right.
+        start: Initial :math:`\beta`, as published; larger is more curved.
 
     References:
         Invertible DenseNets with Concatenated LipSwish, Perugachi-Diaz, Tomczak, Bhulai 2021, arXiv:2102.02694.
@@ -76,11 +80,11 @@ class CLipSwish(Activation):
 
     widens = 2
 
-    def __init__(self, dim: int = -1) -> None:
+    def __init__(self, dim: int = -1, start: float = 0.5) -> None:
         super().__init__()
         check(dim < 0, ConfigError, f"dim must be counted from the right, -1 or -3, got {dim}.")
-        self.dim = dim
-        self.beta = nn.Parameter(torch.tensor(START))
+        self.dim, self.start = dim, start
+        self.beta = _raw_beta(start)
 
     def push(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor | None]:
         u = softplus(self.beta) * x
@@ -123,6 +127,12 @@ class Pointwise(Activation):
             y = nn.functional.elu(x)
             slope = 1 + y.clamp(max=0)
         return y, None if t is None else slope * t
+
+
+def _raw_beta(start: float) -> nn.Parameter:
+    """The parameter whose softplus is ``start``."""
+    check(0 < start < math.inf, ConfigError, f"start must be a positive finite number, got {start!r}.")
+    return nn.Parameter(torch.tensor(start + math.log(-math.expm1(-start))))
 
 
 def _swish_slope(u: Tensor, gate: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 r"""Inverse of :math:`x \mapsto x + g(x)` for a contraction :math:`g`, with implicit gradients.
 
 Banach's iteration :math:`x \leftarrow z - g(x)` shrinks the residual :math:`r = \|x + g(x) - z\|` by the Lipschitz constant
-:math:`\kappa` of :math:`g` at every step. A step that does not is a sign that only rounding is left: it is not taken, and
-the row stands still from there on. So no tolerance is needed, and the number of steps that reach the resolution of the
-dtype follows from :math:`\kappa` alone: under ``vmap``, ``compile`` and ``export``, where values cannot be looked at, all of
-them are taken. In eager mode the loop ends as soon as every row stands still, with the same result.
+:math:`\kappa` of :math:`g` at every step. Several steps in a row that do not are a sign that only rounding is left: the row
+stands still from there on, at its smallest residual. So no tolerance is needed, and the number of steps that reach the
+resolution of the dtype follows from :math:`\kappa` alone: under ``vmap``, ``compile`` and ``export``, where values cannot be
+looked at, all of them are taken. In eager mode the loop ends as soon as every row stands still, with the same result.
 
 Gradients do not go through the iterations, see ``attach``.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import vjp
 
 Map = Callable[[Tensor], Tensor]
+PATIENCE = 6  # steps without a smaller residual after which a row is at its rounding
 
 
 def steps_needed(rate: float, dtype: torch.dtype) -> int:
@@ -55,15 +56,18 @@ def contraction_inverse(
         z = z.detach()
         x, f = z, g(z)
         r = size(f)
+        best, least, stale = x, r, torch.zeros_like(r)
         for _ in range(steps_needed(rate, z.dtype) if steps is None else steps):
-            y = x - f
-            f_y = y + g(y) - z
-            r_y = size(f_y)
-            better = r_y <= (1 + rate) / 2 * r  # rate alone would stop a linear g at its own rounding
-            x, f, r = torch.where(better, y, x), torch.where(better, f_y, f), torch.where(better, r_y, r)
-            if _none(better):
+            moving = stale < PATIENCE
+            x = torch.where(moving, x - f, x)
+            f = torch.where(moving, x + g(x) - z, f)
+            r = size(f)
+            better = r < least
+            best, least = torch.where(better, x, best), torch.where(better, r, least)
+            stale = torch.where(better, 0.0, stale + 1)
+            if _none(moving):
                 break
-        return torch.where(r.isnan(), r, x), r.flatten(-event_dim).squeeze(-1)
+        return torch.where(least.isnan(), least, best), least.flatten(-event_dim).squeeze(-1)
 
 
 def attach(x: Tensor, z: Tensor, g: Map, solve: Map) -> Tensor:
@@ -94,12 +98,12 @@ def _products(g: Map, x: Tensor, *, transposed: bool) -> Map:
     return lambda u: push(u)[0]
 
 
-def _none(better: Tensor) -> bool:
+def _none(moving: Tensor) -> bool:
     """True if no row moved, where that can be known: not in a graph, under ``vmap``, or without data."""
     if torch.compiler.is_compiling():
         return False
     try:
-        return not bool(better.any())
+        return not bool(moving.any())
     except RuntimeError:  # what torch raises when a batched or meta tensor is asked for its value
         return False
 

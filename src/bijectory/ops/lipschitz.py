@@ -32,8 +32,9 @@ def spectral_norm(matrices: Tensor) -> Tensor:
 def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
     """Upper bound of ``spectral_norm``, at most ``min(o, i) ** 2 ** -(iterations + 1)`` times as large."""
     a = matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mH
-    log_scale = torch.zeros(a.shape[:-2], dtype=a.real.dtype, device=a.device)
-    floor = torch.finfo(log_scale.dtype).tiny
+    floor = torch.finfo(a.real.dtype).tiny
+    largest = a.detach().abs().amax((-2, -1)).clamp(min=floor)
+    a, log_scale = a / largest[..., None, None], largest.log()
     for k in range(iterations + 1):
         size = torch.linalg.matrix_norm(a).clamp(min=floor)  # rescaled at each step: powers neither overflow nor vanish
         log_scale = log_scale + size.log() / 2**k

@@ -41,8 +41,9 @@ def residual(
 
     The log-determinant is exact up to 32 features, an unbiased estimate by Russian roulette above (``ladj`` chooses).
     Spectral norms are exact instead of estimated by power iteration, the Lipschitz constant is that of the whole block
-    instead of each layer in it, and there are fewer and smaller blocks than the published 100 of 4 x 128 for toy data. With
-    a context a conditional location and scale comes first, since a contraction moves nothing far.
+    instead of each layer in it, there are fewer and smaller blocks than the published 100 of 4 x 128 for toy data, and
+    LipSwish starts curved (beta 15) instead of almost linear (0.5). With a context a conditional location and scale comes
+    first, since a contraction moves nothing far.
 
     Args:
         features: Number of features.
