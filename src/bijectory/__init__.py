@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         gin,
         glow,
         iaf,
+        idensenet,
         jet,
         maf,
         ncsf,
@@ -102,13 +103,13 @@ if TYPE_CHECKING:
         radial,
         real_nvp,
         real_nvp_image,
+        residual,
+        residual_image,
         sylvester,
         tarflow,
         tarflow_image,
         ttf,
     )
-    from bijectory.objectives import Batch, nll
-    from bijectory.recipes import glow, iaf, idensenet, maf, nice, nsf, nsf_ar, real_nvp, residual, residual_image
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
     from bijectory.training import Anneal, Callback, Data, FitConfig, FitResult, fit
@@ -137,9 +138,9 @@ if TYPE_CHECKING:
         Planar,
         Radial,
         Reshape,
+        Residual,
         Reversible,
         Rotation,
-        Residual,
         Squeeze,
         Standardize,
         Sylvester,
@@ -226,9 +227,9 @@ __all__ = [
     "RationalQuadratic",
     "Resampled",
     "Reshape",
+    "Residual",
     "ReverseKL",
     "Reversible",
-    "Residual",
     "RezendeMohamed",
     "Rings",
     "Rotation",
@@ -266,8 +267,8 @@ __all__ = [
     "glow",
     "guided_sample",
     "iaf",
-    "jet",
     "idensenet",
+    "jet",
     "load",
     "load_metadata",
     "log_prob_and_error",

@@ -383,7 +383,6 @@ def _flowpp_image(c: int) -> bj.Flow:
     return bj.flowpp_image((1, 2, 2), c, levels=4, components=2, couplings=(1, 1, 1), hidden=4, heads=2)
 
 
-
 def _residual_image(c: int) -> bj.Flow:
     return bj.residual_image((1, 2, 2), c, levels=4, steps=1, hidden=(4,), lipschitz=0.1, ladj="exact")
 
@@ -402,9 +401,6 @@ RECIPES = [
     # Capturing the inverse unrolls three root searches.
     Case("flowpp_image", _flowpp_image, **PIXELS | {"weights": 0.08}, slow=("captures", "density_exports")),
     Case("flowpp_image", _flowpp_image, **PIXELS),
-    Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.3), features=2),
-    Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.3), features=1),
-    Case("idensenet", lambda c: bj.idensenet(2, c, layers=2, hidden=(4,), lipschitz=0.3), features=2),
     Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.1), features=2),
     Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.1), features=1),
     Case("idensenet", lambda c: bj.idensenet(2, c, layers=1, hidden=(4,), lipschitz=0.1), features=2),

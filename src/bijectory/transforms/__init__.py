@@ -22,8 +22,8 @@ from bijectory.transforms.phase_shift import PhaseShift
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
-from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.residual import Residual
+from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
 from bijectory.transforms.sylvester import Sylvester
 
@@ -53,9 +53,9 @@ __all__ = [
     "Planar",
     "Radial",
     "Reshape",
+    "Residual",
     "Reversible",
     "Rotation",
-    "Residual",
     "Squeeze",
     "Standardize",
     "Sylvester",
