@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import softplus
 
 import bijectory as bj
+from bijectory.nets import LipschitzDenseNet, LipschitzNet
 from bijectory.testing import Subject, randomize
 from bijectory.testing.subject import everywhere, unchanged
 
@@ -130,6 +131,16 @@ def _reversible(c: int) -> bj.Reversible:
 
 def _coupling(channels: int, mask: str, c: int) -> bj.ImageCoupling:
     return bj.ImageCoupling(bj.Affine(), channels, mask, swap=True, context=c, hidden=4)
+
+
+def _residual(shape: tuple[int, ...], c: int, **keywords: object) -> bj.Residual:
+    """Contracts quickly, so that the unrolled inverse of a captured graph is short."""
+    return bj.Residual(LipschitzNet(shape, c, (6,), 0.1, **keywords))
+
+
+def _estimated(c: int) -> torch.nn.Module:
+    """The estimate, as it is in evaluation mode, is exact in one dimension: a sign has one square."""
+    return bj.Residual(LipschitzNet((1,), c, (4,), 0.05), "series", terms=10, eval_probes=2).eval()
 
 
 def _multiscale(c: int) -> bj.Multiscale:
@@ -274,6 +285,12 @@ TRANSFORMS = [
         features=1,
         idle=(r"layers\.0\.weight",),
     ),
+    Case("Residual", lambda c: _residual((FEATURES,), c)),
+    Case("Residual-1d", lambda c: _residual((1,), c), features=1),
+    Case("Residual-dense", lambda c: bj.Residual(LipschitzDenseNet((2,), c, (3, 3), 0.1)), features=2),
+    Case("Residual-mixed", lambda c: _residual((3,), c, orders=(1, 2, 1)), features=3),
+    Case("Residual-conv", lambda c: _residual((2, 2, 1), c), features=(2, 2, 1)),
+    Case("Residual-series", _estimated, features=1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -367,6 +384,10 @@ def _flowpp_image(c: int) -> bj.Flow:
     return bj.flowpp_image((1, 2, 2), c, levels=4, components=2, couplings=(1, 1, 1), hidden=4, heads=2)
 
 
+def _residual_image(c: int) -> bj.Flow:
+    return bj.residual_image((1, 2, 2), c, levels=4, steps=1, hidden=(4,), lipschitz=0.1, ladj="exact")
+
+
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
     Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
@@ -380,6 +401,11 @@ RECIPES = [
     ),
     # Capturing the inverse unrolls three root searches.
     Case("flowpp_image", _flowpp_image, **PIXELS | {"weights": 0.08}, slow=("captures", "density_exports")),
+    Case("flowpp_image", _flowpp_image, **PIXELS),
+    Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.1), features=2),
+    Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.1), features=1),
+    Case("idensenet", lambda c: bj.idensenet(2, c, layers=1, hidden=(4,), lipschitz=0.1), features=2),
+    Case("residual_image", _residual_image, **PIXELS),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),
     Case("ncsf-1d", lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4), features=1, domain=angles, range=angles),

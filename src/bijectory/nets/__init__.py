@@ -3,9 +3,12 @@
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
+from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
+from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
+from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
@@ -16,17 +19,25 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "BlockDense",
+    "CLipSwish",
     "Cache",
     "CausalTransformer",
     "ContextConv",
+    "Contraction",
     "Conv",
     "ConvNet",
     "ConvResNet",
     "Dense",
     "Freezable",
     "GatedConvNet",
+    "LipSwish",
+    "LipschitzConv",
+    "LipschitzDense",
+    "LipschitzDenseNet",
+    "LipschitzNet",
     "MaskedMLP",
     "Periodic",
+    "Pointwise",
     "ViT",
     "VolumePreserving",
 ]

@@ -7,6 +7,7 @@ from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
+from bijectory.recipes.residual_flows import idensenet, residual, residual_image
 from bijectory.recipes.tails import ttf
 from bijectory.recipes.transformer import jet, tarflow, tarflow_image
 
@@ -19,6 +20,7 @@ __all__ = [
     "gin",
     "glow",
     "iaf",
+    "idensenet",
     "jet",
     "maf",
     "ncsf",
@@ -31,6 +33,8 @@ __all__ = [
     "real_nvp",
     "real_nvp_image",
     "recipe",
+    "residual",
+    "residual_image",
     "sylvester",
     "tarflow",
     "tarflow_image",

@@ -22,6 +22,7 @@ from bijectory.transforms.phase_shift import PhaseShift
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
 from bijectory.transforms.reshape import Reshape
+from bijectory.transforms.residual import Residual
 from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
 from bijectory.transforms.sylvester import Sylvester
@@ -52,6 +53,7 @@ __all__ = [
     "Planar",
     "Radial",
     "Reshape",
+    "Residual",
     "Reversible",
     "Rotation",
     "Squeeze",

@@ -1,0 +1,108 @@
+r"""Operator norms: how much a linear layer can stretch the difference of two inputs.
+
+Three ways to the spectral norm :math:`\|W\|_2`, for one matrix or for a stack of them (the largest counts):
+
+* ``spectral_norm``: by singular values, exact.
+* ``gram_bound``: :math:`\|W\|_2 \le \|(W^* W)^{2^{n-1}}\|_F^{2^{-n}}`, an upper bound by matrix products alone that tightens
+  doubly exponentially.
+* ``power_iteration``: a lower bound, by applying the operator and its adjoint.
+
+A convolution with zero padding is a block of a circular one on a grid just large enough that nothing wraps around, and a
+circular one is block diagonal in Fourier space: ``fourier_blocks`` gives the blocks, whose largest norm is an upper bound.
+
+References:
+    Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995, sec. 2.1;
+    The Singular Values of Convolutional Layers, Sedghi, Gupta, Long 2019, arXiv:1805.10408, thm. 6;
+    Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram Iteration, Delattre, Barthélemy, Araujo,
+    Allauzen 2023, arXiv:2305.16173, alg. 1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def spectral_norm(matrices: Tensor) -> Tensor:
+    """Largest singular value of ``(…, o, i)``, real or complex; a scalar."""
+    return torch.linalg.matrix_norm(matrices, ord=2).amax()
+
+
+def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
+    """Upper bound of ``spectral_norm``, at most ``min(o, i) ** 2 ** -(iterations + 1)`` times as large."""
+    a = matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mH
+    floor = torch.finfo(a.real.dtype).tiny
+    largest = a.detach().abs().amax((-2, -1)).clamp(min=floor)
+    a, log_scale = a / largest[..., None, None], largest.log()
+    for k in range(iterations + 1):
+        size = torch.linalg.matrix_norm(a).clamp(min=floor)  # rescaled at each step: powers neither overflow nor vanish
+        log_scale = log_scale + size.log() / 2**k
+        a = a / size[..., None, None]
+        a = a.mH @ a if k < iterations else a
+    return log_scale.exp().amax()
+
+
+def fourier_blocks(kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """Matrices ``(F, o, i)`` whose largest norm bounds that of a padded convolution ("same", zeros) on images.
+
+    Args:
+        kernel: ``(o, i, height, width)`` with odd height and width.
+        size: Height and width of the image.
+
+    Returns:
+        One complex matrix for each frequency (half of them: the others are conjugate); ``(1, o, i)`` for a 1x1 kernel.
+    """
+    taps = kernel.shape[-2:]
+    if tuple(taps) == (1, 1):
+        return kernel.flatten(1).unsqueeze(0)
+    grid = [max(n + k // 2, k) for n, k in zip(size, taps, strict=True)]  # one margin is enough to keep the ends apart
+    return torch.fft.rfft2(kernel, s=grid).flatten(2).movedim(-1, 0)
+
+
+def power_iteration(
+    apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], start: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Left and right singular vectors of the largest singular value, from a start on the left; without gradient.
+
+    ``(u * apply(v)).sum()`` is the estimate of the norm, from below, with the right gradient in the weights.
+    """
+    with torch.no_grad():
+        u = start
+        for _ in range(iterations):
+            v = _unit(adjoint(u))
+            u = _unit(apply(v))
+        v = _unit(adjoint(u))
+    return u, v
+
+
+def induced_norm(weight: Tensor, p: float, q: float) -> Tensor:
+    r"""Upper bound of :math:`\|W\|_{p \to q} = \sup \|W x\|_q / \|x\|_p`.
+
+    Exact for ``p = q = 2``, for ``p = 1`` and for ``q = inf``. Elsewhere, where the norm is hard to compute, the smaller of
+    the bounds by rows and by columns, and for ``p = q`` that of Riesz and Thorin between the norms 1 and infinity.
+
+    Args:
+        weight: ``(o, i)``.
+        p: Norm of the inputs, from 1 to infinity.
+        q: Norm of the outputs.
+
+    References:
+        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735,
+        sec. 3.3 and appendix D.
+    """
+    if p == q == 2:
+        return spectral_norm(weight)
+    dual = math.inf if p == 1 else 1.0 if p == math.inf else p / (p - 1)
+    norm = torch.linalg.vector_norm
+    rows = norm(norm(weight, dual, dim=1), q)  # Hoelder on every row
+    columns = norm(norm(weight, q, dim=0), dual)  # the triangle inequality over columns, then Hoelder
+    bound = torch.minimum(rows, columns)
+    if p == q:
+        one, infinity = weight.abs().sum(0).amax(), weight.abs().sum(1).amax()
+        bound = torch.minimum(bound, one ** (1 / p) * infinity ** (1 - 1 / p))
+    return bound
+
+
+def _unit(v: Tensor) -> Tensor:
+    return v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny)

@@ -1,0 +1,102 @@
+r"""The log-determinant of :math:`I + J` for a map :math:`x \mapsto x + g(x)` with Jacobian :math:`J` of norm below 1.
+
+* ``log_det``: exact, from the whole Jacobian, for few dimensions.
+* ``power_series``: :math:`\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \operatorname{tr} J^k` with the trace
+  estimated by probes, :math:`\operatorname{tr} A = E[v^\top A v]`, from vector-Jacobian products. Cut off after :math:`n`
+  terms its bias is at most :math:`d\,\kappa^{n+1} / ((n + 1)(1 - \kappa))`. With a random :math:`N` of terms, each divided
+  by :math:`P(N \ge k)` (Russian roulette) it is unbiased; ``roulette`` draws :math:`N` and gives these weights.
+
+References:
+    Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995, eq. 3-5, thm. 4;
+    Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735, eq. 6-8.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+Map = Callable[[Tensor], Tensor]
+
+
+def log_det(j: Tensor) -> Tensor:
+    """``log det(I + J)`` of ``(*batch, d, d)``; the determinant is positive where ``J`` contracts."""
+    eye = torch.eye(j.shape[-1], dtype=j.dtype, device=j.device)
+    return torch.linalg.slogdet(eye + j).logabsdet
+
+
+def roulette(survival: float, sure: int, samples: int, generator: torch.Generator | None = None) -> Tensor:
+    r"""Weights :math:`1[N \ge k] / P(N \ge k)` of the terms :math:`k = 1, 2, …`, ``(samples, max N)``.
+
+    The first ``sure`` terms are always there; each further one follows with probability ``survival``, so that :math:`N -
+    sure` is geometric. In the mean over draws every weight is 1.
+
+    Args:
+        survival: Probability in (0, 1) to go on.
+        sure: Number of terms that every draw has, at least 1.
+        samples: Number of independent draws.
+        generator: Source of randomness; the global one of the CPU if None.
+    """
+    device = torch.device("cpu") if generator is None else generator.device
+    u = torch.rand(samples, dtype=torch.float64, generator=generator, device=device).cpu()
+    count = sure + (torch.log(u) / torch.log(torch.tensor(survival, dtype=torch.float64))).floor().clamp(max=10_000)
+    k = torch.arange(1, int(count.max()) + 1, dtype=torch.float64)
+    return torch.where(k <= count[:, None], survival ** -(k - sure).clamp(min=0), 0.0)
+
+
+def rademacher(shape: torch.Size, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Random signs: the probes of smallest variance."""
+    return torch.randint(0, 2, shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
+
+
+def power_series(
+    g: Map, x: Tensor, probes: Tensor, weights: Tensor, event_dim: int = 1, *, neumann: bool = False
+) -> tuple[Tensor, Tensor]:
+    r"""Value of ``g`` and an estimate of ``log det(I + J)`` for every probe.
+
+    Args:
+        g: Works event by event, with a Lipschitz constant below 1.
+        x: ``(*batch, *event)``.
+        probes: ``(samples, *batch, *event)`` (or what broadcasts to it) with mean 0 and covariance I.
+        weights: Of the terms ``k = 1, 2, …``: ``(samples, n)``, or ``(n,)`` for all alike. Ones: the truncated series.
+        event_dim: Number of rightmost dimensions of an event.
+        neumann: Take the gradient from :math:`\partial \log\det(I + J) = E[\,y^\top (\partial J)\, v\,]` with the constant
+            :math:`y^\top = v^\top \sum_k (-J)^k`: one product to differentiate instead of ``n``, so the memory does not grow
+            with ``n``. First derivatives only.
+
+    Returns:
+        ``g(x)``, and ``(samples, *batch)``: their mean is the estimate, their spread its error.
+
+    References:
+        arXiv:1906.02735, eq. 8 and algorithm 1.
+    """
+    result = vjp(g, x)
+    value, pull = result[0], result[1]
+    probes = probes.expand(probes.shape[0], *value.shape)
+    weights = weights.to(x).expand(probes.shape[0], weights.shape[-1])
+    weights = weights.reshape(*weights.shape, *(1,) * value.dim()).movedim(1, 0)
+
+    def products(v: Tensor) -> Tensor:
+        return vmap(lambda u: pull(u)[0])(v)
+
+    def inner(a: Tensor) -> Tensor:
+        return (a * probes).flatten(a.dim() - event_dim).sum(-1)
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not neumann):
+        row, series, total = probes, torch.zeros_like(probes), probes.new_zeros(())
+        for k, weight in enumerate(weights, 1):
+            series = series + (-1) ** (k - 1) * weight * row
+            row = products(row)
+            total = total + (-1) ** (k - 1) / k * inner(weight * row)
+    if neumann and torch.is_grad_enabled():
+        surrogate = inner(products(series.detach()))
+        total = total.detach() + (surrogate - surrogate.detach())
+    return value, total
+
+
+def mean_and_error(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the first dimension and its standard error (infinite for one sample)."""
+    n = samples.shape[0]
+    spread = samples.std(0) if n > 1 else torch.full_like(samples[0], torch.inf)
+    return samples.mean(0), spread / n**0.5
