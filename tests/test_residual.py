@@ -307,12 +307,18 @@ def test_wrong_arguments_are_refused(keywords, words):
 def test_image_recipe_estimates_and_inverts(block):
     flow = bj.residual_image((1, 4, 4), 2, levels=17, steps=1, hidden=(6,), block=block)
     assert not flow.transform.exact
+    assert not bj.recipes.find_recipe("residual_image").exact
     x, c = 17 * torch.rand(3, 1, 4, 4), torch.randn(3, 2)
     flow.initialize(17 * torch.rand(64, 1, 4, 4), torch.randn(64, 2))
     flow.log_prob(x, c).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in flow.parameters())
     flow.eval()
+    calls = []
+    for name, m in flow.named_modules():
+        if name.endswith("net"):
+            m.register_forward_hook(lambda *_, name=name: calls.append(name))
     z, ladj = flow.to_latent(x, c)
+    assert len(calls) == len(set(calls)) > 0, "one pass"
     back, back_ladj = flow.to_data(z, c)
     assert (back - x).abs().max() < 1e-3
     torch.testing.assert_close(back_ladj, -ladj, rtol=1e-4, atol=1e-3)

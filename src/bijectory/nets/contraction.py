@@ -185,8 +185,8 @@ class LipschitzDenseNet(Contraction):
         ConfigError: If an argument is out of range.
 
     References:
-        Invertible DenseNets, Perugachi-Diaz, Tomczak, Bhulai 2020, arXiv:2010.02125, sec. 3;
-        Invertible DenseNets with Concatenated LipSwish, the same 2021, arXiv:2102.02694, eq. 6-12.
+        Invertible DenseNets, Perugachi-Diaz, Tomczak, Bhulai 2020, arXiv:2010.02125;
+        Invertible DenseNets with Concatenated LipSwish, the same 2021, arXiv:2102.02694.
 
     Example:
         >>> LipschitzDenseNet((2,), hidden=(8, 8, 8))(torch.zeros(5, 2)).shape

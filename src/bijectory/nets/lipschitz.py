@@ -93,7 +93,7 @@ class LipschitzDense(Bounded):
         ConfigError: If an argument is out of range.
 
     References:
-        arXiv:1811.00995, sec. 2.1; for other norms than 2 arXiv:1906.02735, sec. 3.3.
+        arXiv:1811.00995; for other norms than 2 arXiv:1906.02735.
 
     Example:
         >>> layer = LipschitzDense(3, 2, bound=0.5)
@@ -175,7 +175,7 @@ class LipschitzConv(Bounded):
         ConfigError: If an argument is out of range.
 
     References:
-        arXiv:1811.00995, sec. 2.1; Gouk, Frank, Pfahringer, Cree 2018, arXiv:1804.04368 (power iteration on the operator).
+        arXiv:1811.00995; Gouk, Frank, Pfahringer, Cree 2018, arXiv:1804.04368 (power iteration on the operator).
 
     Example:
         >>> LipschitzConv(1, 8, 3, (4, 4))(torch.zeros(5, 1, 4, 4)).shape

@@ -42,8 +42,7 @@ class LipSwish(Activation):
         start: Initial :math:`\beta`, as published; larger is more curved.
 
     References:
-        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735,
-        sec. 3.2.
+        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735.
 
     Example:
         >>> LipSwish()(torch.zeros(2)).tolist()

@@ -11,10 +11,10 @@ A convolution with zero padding is a block of a circular one on a grid just larg
 circular one is block diagonal in Fourier space: ``fourier_blocks`` gives the blocks, whose largest norm is an upper bound.
 
 References:
-    Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995, sec. 2.1;
-    The Singular Values of Convolutional Layers, Sedghi, Gupta, Long 2019, arXiv:1805.10408, thm. 6;
+    Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995;
+    The Singular Values of Convolutional Layers, Sedghi, Gupta, Long 2019, arXiv:1805.10408;
     Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram Iteration, Delattre, Barthélemy, Araujo,
-    Allauzen 2023, arXiv:2305.16173, alg. 1.
+    Allauzen 2023, arXiv:2305.16173.
 """
 
 import math
@@ -88,8 +88,8 @@ def induced_norm(weight: Tensor, p: float, q: float) -> Tensor:
         q: Norm of the outputs.
 
     References:
-        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735,
-        sec. 3.3 and appendix D.
+        Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735
+        (induced mixed norms).
     """
     if p == q == 2:
         return spectral_norm(weight)

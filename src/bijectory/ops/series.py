@@ -7,8 +7,8 @@ r"""The log-determinant of :math:`I + J` for a map :math:`x \mapsto x + g(x)` wi
   by :math:`P(N \ge k)` (Russian roulette) it is unbiased; ``roulette`` draws :math:`N` and gives these weights.
 
 References:
-    Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995, eq. 3-5, thm. 4;
-    Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735, eq. 6-8.
+    Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995;
+    Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def power_series(
         ``g(x)``, and ``(samples, *batch)``: their mean is the estimate, their spread its error.
 
     References:
-        arXiv:1906.02735, eq. 8 and algorithm 1.
+        arXiv:1906.02735 (Russian roulette, and the Neumann series for gradients).
     """
     result = vjp(g, x)
     value, pull = result[0], result[1]

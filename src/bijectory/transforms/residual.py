@@ -69,7 +69,7 @@ class Residual(Transform):
         ConfigError: If an argument is out of range.
 
     References:
-        Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995, algorithms 1-2;
+        Invertible Residual Networks, Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv:1811.00995;
         Residual Flows for Invertible Generative Modeling, Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv:1906.02735.
 
     Example:
