@@ -313,7 +313,6 @@ def _noise() -> bj.Flow:
 
 
 GREY = (1, 2, 2)
-TINY_IMAGE = (1, 2, 2)
 
 DENSITIES = [
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
@@ -327,11 +326,6 @@ DENSITIES = [
         "Dequantized-variational",
         lambda c: bj.Dequantized(_levels(c), 5, _noise(), samples=3),
         features=GREY,
-    Case("Dequantized", lambda c: bj.Dequantized(_levels(c), 5), features=TINY_IMAGE, reparameterised=False),
-    Case(
-        "Dequantized-variational",
-        lambda c: bj.Dequantized(_levels(c), 5, _noise(), samples=3),
-        features=TINY_IMAGE,
         reparameterised=False,
     ),
     Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
