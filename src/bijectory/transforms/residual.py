@@ -50,8 +50,9 @@ class Residual(Transform):
     The stochastic modes draw probes and numbers of terms anew from the global generator *in training mode only*, as dropout
     does, and take gradients by the Neumann series (first derivatives, memory of one product). In evaluation mode both are
     the series of ``terms`` terms on ``eval_probes`` probes that are part of the layer (a buffer, drawn from ``seed``): the
-    same input gives the same number, and every derivative is that of the number. ``log_det`` gives an estimate from fresh
-    draws with its standard error.
+    same input gives the same number, and every derivative is that of the number. All rows share these probes, so their error
+    does not average out over a data set: for a figure to report take fresh draws, ``log_det`` or ``log_prob_and_error``,
+    which come with a standard error.
 
     The inverse is Banach's fixed-point iteration, whose gradients are implicit, of first and second order.
 
