@@ -6,7 +6,7 @@ from typing import Literal
 from bijectory.densities import Flow, StandardNormal
 from bijectory.nets import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.recipes.coupling import locate
-from bijectory.recipes.images import choose_scales, image_flow
+from bijectory.recipes.images import MARGIN, choose_scales, image_flow
 from bijectory.recipes.registry import recipe
 from bijectory.transforms import ActNorm, Chain, Residual, Squeeze, Transform
 
@@ -110,6 +110,7 @@ def residual_image(
     context: int = 0,
     *,
     levels: int = 256,
+    margin: float = MARGIN,
     scales: int | None = None,
     steps: int = 4,
     hidden: Sequence[int] = (64, 64),
@@ -120,14 +121,15 @@ def residual_image(
     """Multi-scale residual layers with convolutional contractions (3x3, 1x1, 3x3) and actnorm, for images.
 
     The log-determinant is an estimate, fresh in training and fixed in evaluation, where its error is shared by all images:
-    report bits per dimension from ``log_prob_and_error``. Spectral norms are bounded in Fourier
-    space instead of estimated by power iteration; the first scale is squeezed too, half of the channels leave after each,
-    and the whole is smaller than published (3 scales of 16 blocks with 512 channels).
+    report bits per dimension from ``log_prob_and_error``. Spectral norms are bounded in Fourier space instead of estimated
+    by power iteration; the first scale is squeezed too, half of the channels leave after each, and the whole is smaller than
+    published (3 scales of 16 blocks with 512 channels).
 
     Args:
         shape: ``(channels, height, width)`` of an image with pixels in ``[0, levels)``; height and width even.
         context: Width of the context (a class as one-hot vector, say), 0 for none.
         levels: Number of grey levels of a pixel.
+        margin: How far beyond both ends of ``[0, levels)`` the logit reaches, in grey levels.
         scales: Number of scales; each halves height and width. None: as many as divide, at most 3.
         steps: Residual layers on each scale.
         hidden: Hidden channels of each contraction.
@@ -148,4 +150,4 @@ def residual_image(
         nets = [build((channels, height, width), context, hidden, lipschitz) for _ in range(steps)]
         stacks.append([Squeeze(), *residual_stack(nets, ladj)])
         channels //= 2
-    return image_flow(shape, levels, stacks, reversible=False)
+    return image_flow(shape, levels, margin, stacks, reversible=False)
