@@ -64,7 +64,12 @@ def choose_scales(shape: Sequence[int], scales: int | None) -> tuple[tuple[int, 
 
 
 def image_flow(
-    shape: tuple[int, int, int], levels: int, margin: float, scales: Sequence[Sequence[Transform]], *, reversible: bool
+    shape: tuple[int, int, int],
+    levels: int,
+    scales: Sequence[Sequence[Transform]],
+    *,
+    margin: float = MARGIN,
+    reversible: bool = False,
 ) -> Flow:
     """Logit, multi-scale stack and standard normal latent."""
     chains: list[Transform] = [Chain(*steps) for steps in scales]
@@ -125,7 +130,7 @@ def real_nvp_image(
         stacks.append([*checkers, Squeeze(), *halves])
         channels, height, width = 2 * channels, height // 2, width // 2
     stacks.append(couple(channels, "checkerboard" if height * width > 1 else "channels", couplings + 1))
-    return image_flow(shape, levels, margin, stacks, reversible=reversible)
+    return image_flow(shape, levels, stacks, margin=margin, reversible=reversible)
 
 
 @recipe(paper="Glow: Generative Flow with Invertible 1x1 Convolutions, Kingma, Dhariwal, arXiv:1807.03039", year=2018)
@@ -172,7 +177,7 @@ def glow(
             stack.append(ImageCoupling(affine, channels, context=context, hidden=hidden))
             channels //= 2
         stacks.append(stack)
-    return image_flow(shape, levels, margin, stacks, reversible=reversible)
+    return image_flow(shape, levels, stacks, margin=margin, reversible=reversible)
 
 
 @recipe(
@@ -237,4 +242,4 @@ def flowpp_image(
         *couple(small, "channels", couplings[1], heads),
         *couple(small, last, couplings[2], heads),
     ]
-    return image_flow(shape, levels, margin, [steps], reversible=reversible)
+    return image_flow(shape, levels, [steps], margin=margin, reversible=reversible)
