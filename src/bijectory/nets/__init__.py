@@ -5,6 +5,7 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
+from bijectory.nets.field import Field, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
@@ -28,6 +29,7 @@ __all__ = [
     "ConvNet",
     "ConvResNet",
     "Dense",
+    "Field",
     "Freezable",
     "GatedConvNet",
     "LipSwish",
@@ -38,6 +40,7 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "TimeMLP",
     "ViT",
     "VolumePreserving",
 ]

@@ -5,6 +5,7 @@ from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.block_autoregressive import BlockAutoregressive
 from bijectory.transforms.causal import Causal, Jacobi
 from bijectory.transforms.chain import Chain
+from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.conv1x1 import Conv1x1
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
@@ -35,6 +36,7 @@ __all__ = [
     "BlockAutoregressive",
     "Causal",
     "Chain",
+    "Continuous",
     "Conv1x1",
     "Coupling",
     "Elementwise",
