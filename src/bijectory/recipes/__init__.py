@@ -3,6 +3,7 @@
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.circular import ncsf
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
+from bijectory.recipes.continuous import cnf, ffjord
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.noise import pixel_noise
@@ -15,6 +16,8 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "bnaf",
+    "cnf",
+    "ffjord",
     "find_recipe",
     "flowpp_image",
     "gin",

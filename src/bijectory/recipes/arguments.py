@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bijectory.errors import ConfigError, check
 
-MAY_BE_ZERO = {"context"}
+MAY_BE_ZERO = {"context", "frequencies"}
 
 
 class Signature:
