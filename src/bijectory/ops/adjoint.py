@@ -9,8 +9,12 @@ gradients as ``ode.fixed`` in the memory of one step (plus the states).
     \dot y = f, \qquad \dot a = -a^\top \frac{\partial f}{\partial y}, \qquad
     \dot g = -a^\top \frac{\partial f}{\partial \theta},
 
-so its gradients carry the error of the grid, like the solution itself. Its backward pass is made of differentiable
-operations: it can be differentiated again (that, in the memory of the plain solver).
+so its gradients carry the error of the grid, like the solution itself.
+
+Gradients of both reach the state and ``params``, not tensors that ``f`` closes over: hand over all of them. Both backward
+passes are made of differentiable operations, so they can be differentiated again (that, in the memory of a plain solver).
+They are no steps of ``vmap`` or ``compile``. The checkpoints are our own, for those of torch refuse a slope that itself
+takes derivatives, as an estimate of a divergence does.
 
 References:
     Neural Ordinary Differential Equations, Chen, Rubanova, Bettencourt, Duvenaud 2018, arXiv:1806.07366, algorithm 1.
@@ -18,12 +22,12 @@ References:
     arXiv:1902.10298 (checkpoints).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from bijectory.errors import ConfigError, check
 from bijectory.ops.ode import Slope, State, find_tableau, fixed, fixed_step
@@ -54,7 +58,7 @@ def checkpointed(
         return fixed_step(f, tensors[:n], tensors[n:], t, h, tableau)
 
     for k in range(steps):
-        y = checkpoint(step, start + k * h, *y, *params, use_reentrant=False, preserve_rng_state=False)
+        y = _Checkpoint.apply(functools.partial(step, start + k * h), *y, *params)
     return y
 
 
@@ -70,8 +74,6 @@ def adjoint(
 ) -> State:
     """``ode.fixed`` with gradients by the adjoint equation; see there for arguments and errors.
 
-    Gradients reach ``y`` and ``params``, not tensors that ``f`` closes over: hand all of them over as ``params``.
-
     Example:
         >>> rate = torch.ones((), requires_grad=True)
         >>> (z,) = adjoint(lambda t, y, a: (-a * y[0],), (torch.ones(()),), (rate,))
@@ -80,6 +82,19 @@ def adjoint(
     """
     grid = {"start": start, "end": end, "steps": steps, "method": method}
     return _Adjoint.apply(f, len(y), grid, *y, *params)
+
+
+class _Checkpoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: Callable[..., State], *tensors: Tensor) -> State:
+        ctx.step = step
+        ctx.save_for_backward(*tensors)
+        return step(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        _, pull, *_ = torch.func.vjp(ctx.step, *ctx.saved_tensors)
+        return (None, *pull(grads))
 
 
 class _Adjoint(torch.autograd.Function):

@@ -47,7 +47,7 @@ class Continuous(Transform):
         seed: Of the private generator of probes.
         gradient: ``"solver"``: through the operations of the solver. ``"checkpoint"``: the same gradients, every step
             computed again in the backward pass, in the memory of one step. ``"adjoint"``: by the adjoint equation in
-            constant memory, true to the accuracy of the grid. The last two need a fixed grid, and cannot be mapped.
+            constant memory, true to the accuracy of the grid. The last two need a fixed grid, and do not map or capture.
         rtol: Relative tolerance of adaptive steps.
         atol: Absolute tolerance of adaptive steps.
         max_steps: Cap on the adaptive steps of a row.
@@ -182,8 +182,6 @@ class Continuous(Transform):
             return adaptive(slope, state, given, batch_dim=len(batch), **ends, **control).y  # type: ignore[arg-type]
         if self.gradient == "solver":
             return fixed(slope, state, given, steps=self.steps, **ends)  # type: ignore[arg-type]
-        if self.gradient == "checkpoint":
-            return checkpointed(slope, state, given, steps=self.steps, **ends)  # type: ignore[arg-type]
         weights = dict(self.field.named_parameters(prefix="field"))
         module = _Slope(self.field, e)
 
@@ -191,7 +189,8 @@ class Continuous(Transform):
             n = len(given)
             return torch.func.functional_call(module, dict(zip(weights, params[n:], strict=True)), (t, y, *params[:n]))
 
-        return adjoint(functional, state, (*given, *weights.values()), steps=self.steps, **ends)  # type: ignore[arg-type]
+        solve = checkpointed if self.gradient == "checkpoint" else adjoint
+        return solve(functional, state, (*given, *weights.values()), steps=self.steps, **ends)  # type: ignore[arg-type]
 
 
 def _slope(field: Field, e: Tensor | None, t: Tensor, y: State, c: Tensor | None = None) -> State:
@@ -203,7 +202,7 @@ def _slope(field: Field, e: Tensor | None, t: Tensor, y: State, c: Tensor | None
 
 
 class _Slope(nn.Module):
-    """The same as a function of the field's weights, which the adjoint must be handed; built anew for every solve."""
+    """The same as a function of the field's weights, which solvers with gradients of their own must be handed."""
 
     def __init__(self, field: Field, e: Tensor | None) -> None:
         super().__init__()
