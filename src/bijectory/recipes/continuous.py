@@ -67,7 +67,7 @@ def ffjord(
     *,
     layers: int = 2,
     hidden: Sequence[int] = (64, 64),
-    activation: str = "softplus",
+    activation: str = "tanh",
     frequencies: int = 1,
     trace: Literal["exact", "hutchinson"] = "exact",
     method: str = "tsit5",
