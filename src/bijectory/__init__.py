@@ -87,9 +87,9 @@ if TYPE_CHECKING:
     from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
     from bijectory.recipes import (
         bnaf,
-        flowpp_image,
         cnf,
         ffjord,
+        flowpp_image,
         gin,
         glow,
         iaf,
