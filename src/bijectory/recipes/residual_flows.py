@@ -150,4 +150,4 @@ def residual_image(
         nets = [build((channels, height, width), context, hidden, lipschitz) for _ in range(steps)]
         stacks.append([Squeeze(), *residual_stack(nets, ladj)])
         channels //= 2
-    return image_flow(shape, levels, margin, stacks, reversible=False)
+    return image_flow(shape, levels, stacks, margin=margin)
