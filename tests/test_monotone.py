@@ -124,6 +124,18 @@ def test_vmap_and_capture():
         assert torch.allclose(captured(y, a, b), f(y, a, b), atol=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_capture_within_function_transforms():
+    y, a, b = targets(n=3)
+
+    def solve(y, a, b):
+        return monotone_inverse(mixture, y, (a, b), iterations=14, expansions=2)[0]
+
+    for f in (torch.func.vmap(solve), torch.func.vmap(torch.func.grad(solve))):
+        captured = torch.compile(f, backend="eager", fullgraph=True)
+        assert torch.allclose(captured(y, a, b), f(y, a, b), atol=1e-14)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict):
     class Solve(torch.nn.Module):

@@ -86,16 +86,20 @@ if TYPE_CHECKING:
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
     from bijectory.recipes import (
+        bernstein,
         bnaf,
         cnf,
         ffjord,
+        flowpp,
         flowpp_image,
+        gaussianization,
         gin,
         glow,
         iaf,
         idensenet,
         jet,
         maf,
+        naf,
         ncsf,
         nice,
         nsf,
@@ -107,10 +111,12 @@ if TYPE_CHECKING:
         real_nvp_image,
         residual,
         residual_image,
+        sos,
         sylvester,
         tarflow,
         tarflow_image,
         ttf,
+        umnn,
     )
     from bijectory.spec import register
     from bijectory.tables import DataWarning, Schema, read_table
@@ -259,6 +265,7 @@ __all__ = [
     "TwoMoons",
     "VonMises",
     "YeoJohnson",
+    "bernstein",
     "bits_per_dim",
     "bnaf",
     "cnf",
@@ -268,7 +275,9 @@ __all__ = [
     "fit",
     "fit_images",
     "fit_table",
+    "flowpp",
     "flowpp_image",
+    "gaussianization",
     "gin",
     "glow",
     "guided_sample",
@@ -279,6 +288,7 @@ __all__ = [
     "load_metadata",
     "log_prob_and_error",
     "maf",
+    "naf",
     "ncsf",
     "nice",
     "nll",
@@ -297,10 +307,12 @@ __all__ = [
     "residual_image",
     "reversal",
     "save",
+    "sos",
     "sylvester",
     "tarflow",
     "tarflow_image",
     "ttf",
+    "umnn",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

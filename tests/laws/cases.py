@@ -441,6 +441,23 @@ RECIPES = [
     ),
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
+    # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
+    Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
+    Case(
+        "umnn",
+        lambda c: bj.umnn(2, c, layers=1, hidden=(8,), embedding=2, integrand=(6,), nodes=16, bound=3.0),
+        contexts=(CONTEXT,),
+        features=2,
+    ),
+    Case("sos", lambda c: bj.sos(2, c, layers=1, hidden=(8,), polynomials=1, degree=2), (CONTEXT,), features=2),
+    Case("bernstein", lambda c: bj.bernstein(2, c, layers=1, hidden=(8,), degree=4), (CONTEXT,), features=2),
+    Case(
+        "gaussianization",
+        lambda c: bj.gaussianization(2, c, layers=1, hidden=(8,), components=2),
+        (CONTEXT,),
+        features=2,
+    ),
+    Case("flowpp", lambda c: bj.flowpp(2, c, layers=2, hidden=(8,), components=2), (CONTEXT,), features=2),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -72,7 +72,7 @@ def mixture_logit_inverse(
         up, down = _sides(x, loc, log_slope)
         return (1 - floor) * ((log_weight + up).logsumexp(0) - (log_weight + down).logsumexp(0)) + floor * x
 
-    x, _ = monotone_inverse(f, t, (log_weight, loc, log_slope), lower, upper, iterations=40, expansions=0)
+    x, _ = monotone_inverse(f, t, (log_weight, loc, log_slope), lower, upper, iterations=32, expansions=0)
     return x, -mixture_logit(x, log_weight, loc, log_slope, floor)[1]
 
 

@@ -90,7 +90,7 @@ def box_inverse(
     params: tuple[Tensor, ...],
     bound: float,
     *,
-    iterations: int = 32,
+    iterations: int = 24,
 ) -> tuple[Tensor, Tensor]:
     """Inverse of a function that is a straight line on either side of ``[-bound, bound]``.
 

@@ -6,6 +6,7 @@ from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.continuous import cnf, ffjord
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
+from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, sos, umnn
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.residual_flows import idensenet, residual, residual_image
@@ -15,17 +16,21 @@ from bijectory.recipes.transformer import jet, tarflow, tarflow_image
 __all__ = [
     "RECIPES",
     "Recipe",
+    "bernstein",
     "bnaf",
     "cnf",
     "ffjord",
     "find_recipe",
+    "flowpp",
     "flowpp_image",
+    "gaussianization",
     "gin",
     "glow",
     "iaf",
     "idensenet",
     "jet",
     "maf",
+    "naf",
     "ncsf",
     "nice",
     "nsf",
@@ -38,8 +43,10 @@ __all__ = [
     "recipe",
     "residual",
     "residual_image",
+    "sos",
     "sylvester",
     "tarflow",
     "tarflow_image",
     "ttf",
+    "umnn",
 ]
