@@ -34,7 +34,7 @@ NAMES = sorted(  # the arguments tried below are those of most recipes
         ({"features": 4, "hidden": "16"}, "got '16'"),
         ({"features": 4, "hidden": (2.5,)}, "got (2.5,)"),
         ({"features": 4, "hiden": (8,)}, "has no argument 'hiden'; did you mean 'hidden'?"),
-        ({"features": 4, "nonsense": 1}, "has no argument 'nonsense'; it takes features, context, "),
+        ({"features": 4, "zzzz": 1}, "has no argument 'zzzz'; it takes features, context, "),
         ({}, "missing a required argument: 'features'"),
     ],
     ids=repr,
