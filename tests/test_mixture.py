@@ -72,6 +72,13 @@ def test_least_slope_keeps_the_way_back_where_the_mixture_is_flat():
     assert torch.allclose(ladj, -opposite)
 
 
+def test_a_large_least_slope_is_bracketed():
+    log_w, loc, log_a = draw(3)
+    t = torch.randn(2000, dtype=F64) * 5
+    x, _ = mixture_logit_inverse(t, log_w, loc, log_a, 0.4)
+    assert torch.allclose(mixture_logit(x, log_w, loc, log_a, 0.4)[0], t, atol=1e-11)
+
+
 def test_start_has_the_variance_of_one_component():
     for components in (2, 8, 31):
         loc, log_slope = spread(components, 1.5, torch.zeros(1, dtype=F64))

@@ -36,6 +36,14 @@ def test_starts_near_the_identity_with_every_weight_learning():
     assert all((p.grad != 0).any() for p in built.parameters())
 
 
+def test_the_offset_moves_the_latent():
+    built, x = layer(), torch.randn(5, 2, dtype=F64)
+    before = built(x)[0]
+    with torch.no_grad():
+        built.net.head.bias[:2] += torch.tensor([1.0, -2.0])
+    assert torch.allclose(built(x)[0] - before, torch.tensor([1.0, -2.0], dtype=F64))
+
+
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_steep_integrands_come_back(scale):
     built = layer(scale=scale)

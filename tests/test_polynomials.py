@@ -137,7 +137,8 @@ def test_box_inverse_on_the_lines_needs_no_search():
         inner = x.clamp(-1, 1)
         return k * (inner.sinh() + (x - inner) * inner.cosh()), k.log() + inner.cosh().log()
 
-    y = torch.tensor([-1e6, -5.0, 0.1, 5.0, 1e6], dtype=F64)
+    edge = 2 * math.sinh(1)
+    y = torch.tensor([-1e6, -5.0, -edge - 1e-6, -edge, 0.1, edge, edge + 1e-6, 5.0, 1e6], dtype=F64)
     x, ladj = box_inverse(f, y, (torch.tensor(2.0, dtype=F64),), 1.0, iterations=8)
     assert torch.allclose(f(x, torch.tensor(2.0, dtype=F64))[0], y, rtol=1e-12)
     assert torch.allclose(ladj[[0, -1]], -torch.tensor(2 * math.cosh(1), dtype=F64).log())
