@@ -28,7 +28,7 @@ TARGETS = {
     "banana": lambda: bj.Banana(),
 }
 ROWS, HELD_OUT, EPOCHS, GRID = 20_000, 20_000, 8, 96
-SKIP = {"ncsf": "lives on a torus"}
+SKIP = {"ncsf": "lives on a torus", "tarflow": "takes minutes a fit", "ffjord": "is `cnf` but for its estimator"}
 ARGUMENTS: dict[str, dict] = {}
 
 
