@@ -136,7 +136,8 @@ class Tanh(Bijection):
     r"""Hyperbolic tangent :math:`y = \tanh x`, from the real line into :math:`[-1, 1]`.
 
     :math:`\log|dy/dx| = \log 4 + \log\sigma(2x) + \log\sigma(-2x)`. The inverse is
-    :math:`\tfrac12(\log(1 + y) - \log(1 - y))`, accurate relative to ``y`` around zero; finite on :math:`\pm 1`. No parameters.
+    :math:`\tfrac12(\log(1 + y) - \log(1 - y))`, accurate relative to ``y`` around zero and finite on
+    :math:`\pm 1`. No parameters.
 
     Example:
         >>> y, ladj = Tanh().forward(torch.tensor([0.0]), torch.zeros(0, 1))
