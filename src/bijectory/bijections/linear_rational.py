@@ -4,14 +4,12 @@ import dataclasses
 
 from torch import Tensor
 
-from bijectory.bijections.base import Bijection
-from bijectory.bijections.spline_arguments import check_spline
-from bijectory.ops.spline_bins import SplineGrid, Tails
+from bijectory.bijections.spline_arguments import GridSpline
 from bijectory.ops.spline_linear_rational import linear_rational, linear_rational_inverse
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearRational(Bijection):
+class LinearRational(GridSpline):
     r"""Monotone linear-rational spline on :math:`[-B, B]`: two fractional linear pieces a bin, the inverse of the same kind.
 
     Raw parameters, in this order: ``K`` widths and ``K`` heights (softmax with a floor), ``K`` places :math:`\lambda` where
@@ -44,19 +42,6 @@ class LinearRational(Bijection):
         >>> round(y.item(), 3), round(abs(spline.inverse(y, phi)[0].item()), 6)
         (0.461, 0.0)
     """
-
-    bins: int = 8
-    bound: float = 5.0
-    tails: Tails = "identity"
-    min_bin: float = 1e-3
-    min_slope: float = 1e-3
-
-    def __post_init__(self) -> None:
-        check_spline(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
-
-    @property
-    def _grid(self) -> SplineGrid:
-        return SplineGrid(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
 
     @property
     def n_params(self) -> int:

@@ -4,14 +4,12 @@ import dataclasses
 
 from torch import Tensor
 
-from bijectory.bijections.base import Bijection
-from bijectory.bijections.spline_arguments import check_spline
-from bijectory.ops.spline_bins import SplineGrid, Tails
+from bijectory.bijections.spline_arguments import GridSpline
 from bijectory.ops.spline_quadratic import quadratic_spline, quadratic_spline_inverse
 
 
 @dataclasses.dataclass(frozen=True)
-class QuadraticSpline(Bijection):
+class QuadraticSpline(GridSpline):
     r"""Piecewise quadratic spline on :math:`[-B, B]`: the distribution function of a piecewise linear density.
 
     Raw parameters, in this order: ``K`` widths (softmax with a floor), then the logarithms of the density at the free knots
@@ -43,19 +41,6 @@ class QuadraticSpline(Bijection):
         >>> round(y.item(), 3), round(spline.inverse(y, phi)[0].item(), 6)
         (0.3, 0.0)
     """
-
-    bins: int = 8
-    bound: float = 5.0
-    tails: Tails = "identity"
-    min_bin: float = 1e-3
-    min_slope: float = 1e-3
-
-    def __post_init__(self) -> None:
-        check_spline(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
-
-    @property
-    def _grid(self) -> SplineGrid:
-        return SplineGrid(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
 
     @property
     def n_params(self) -> int:

@@ -1,8 +1,29 @@
-"""Hyper-parameters of splines, checked in one place."""
+"""Hyper-parameters of splines, declared and checked in one place."""
 
+import dataclasses
 import math
 
+from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check
+from bijectory.ops.spline_bins import SplineGrid, Tails
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSpline(Bijection):
+    """A spline whose bins and slopes have a floor; subclasses name the curve between two knots."""
+
+    bins: int = 8
+    bound: float = 5.0
+    tails: Tails = "identity"
+    min_bin: float = 1e-3
+    min_slope: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_spline(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
+
+    @property
+    def _grid(self) -> SplineGrid:
+        return SplineGrid(self.bins, self.bound, self.tails, self.min_bin, self.min_slope)
 
 
 def check_spline(bins: object, bound: object, tails: object, min_bin: object, min_slope: object = 0.5) -> None:
