@@ -19,10 +19,11 @@ def autoregressive_layer(
     return Autoregressive(bijection, features, context, hidden, order)
 
 
-def affine_steps(features: int, context: int, layers: int, hidden: Sequence[int]) -> list[Transform]:
-    """Affine layers with the order reversed in turn: by the order itself, so that nothing has to be permuted."""
-    affine = bounded_affine(layers)
-    return [autoregressive_layer(affine, features, context, hidden, backwards=k % 2 == 1) for k in range(layers)]
+def alternating_layers(
+    bijection: Bijection, features: int, context: int, layers: int, hidden: Sequence[int]
+) -> list[Transform]:
+    """Layers with the order reversed in turn: by the order itself, so that nothing has to be permuted."""
+    return [autoregressive_layer(bijection, features, context, hidden, backwards=k % 2 == 1) for k in range(layers)]
 
 
 @recipe(
@@ -45,7 +46,7 @@ def maf(features: int, context: int = 0, *, layers: int = 5, hidden: Sequence[in
         >>> maf(4).sample(2).shape
         torch.Size([2, 4])
     """
-    steps = affine_steps(features, context, layers, hidden)
+    steps = alternating_layers(bounded_affine(layers), features, context, layers, hidden)
     return Flow(Chain(*steps), StandardNormal(features))
 
 
@@ -67,7 +68,7 @@ def iaf(features: int, context: int = 0, *, layers: int = 5, hidden: Sequence[in
         >>> iaf(4).sample(2).shape
         torch.Size([2, 4])
     """
-    steps = affine_steps(features, context, layers, hidden)
+    steps = alternating_layers(bounded_affine(layers), features, context, layers, hidden)
     return Flow(Chain(*(Inverse(step) for step in steps)), StandardNormal(features))
 
 

@@ -7,7 +7,7 @@ import torch
 from bijectory.bijections import Bernstein, Gaussianization, MixtureCdf, Sigmoidal, SumOfSquares
 from bijectory.densities import Flow, StandardNormal
 from bijectory.nets import MLP
-from bijectory.recipes.autoregressive import autoregressive_layer
+from bijectory.recipes.autoregressive import alternating_layers
 from bijectory.recipes.coupling import coupling_stack, linear_mixing
 from bijectory.recipes.registry import recipe
 from bijectory.transforms import Chain, Elementwise, Householder, MonotoneIntegral, Transform
@@ -45,7 +45,7 @@ def naf(
         torch.Size([2, 4])
     """
     family = Sigmoidal(units, depth)
-    steps = [autoregressive_layer(family, features, context, hidden, backwards=k % 2 == 1) for k in range(layers)]
+    steps = alternating_layers(family, features, context, layers, hidden)
     return Flow(Chain(*steps), StandardNormal(features))
 
 
@@ -128,7 +128,7 @@ def sos(
         torch.Size([2, 4])
     """
     family = SumOfSquares(polynomials, degree, bound)
-    steps = [autoregressive_layer(family, features, context, hidden, backwards=k % 2 == 1) for k in range(layers)]
+    steps = alternating_layers(family, features, context, layers, hidden)
     return Flow(Chain(*steps), StandardNormal(features))
 
 
@@ -163,7 +163,7 @@ def bernstein(
         torch.Size([2, 4])
     """
     family = Bernstein(degree, bound)
-    steps = [autoregressive_layer(family, features, context, hidden, backwards=k % 2 == 1) for k in range(layers)]
+    steps = alternating_layers(family, features, context, layers, hidden)
     return Flow(Chain(*steps), StandardNormal(features))
 
 
