@@ -18,6 +18,7 @@ from bijectory.errors import (
     NonFiniteError,
     ShapeError,
 )
+from bijectory.objectives import nll
 from bijectory.recipes import real_nvp
 from bijectory.tables import DataWarning
 from bijectory.training import Callback, FitConfig
@@ -362,3 +363,21 @@ def test_bad_rows_are_numbered_in_the_whole_table(fitted, monkeypatch):
     frame.loc[150, "t"], frame.loc[160, "b"] = 0.0, -1.0
     with pytest.raises(DomainError, match="in row 160"):
         fitted.model.score_samples(frame)
+
+
+def test_objective_by_name_by_callable_and_by_recipe():
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    config = FitConfig(epochs=1, progress=False)
+    seen = []
+
+    def half(model, batch):
+        seen.append(len(batch.x))
+        return nll(model, batch) / 2
+
+    plain = fit_table(x, recipe="real_nvp", config=config, audit=False)
+    named = fit_table(x, recipe="real_nvp", objective="nll", config=config, audit=False)
+    assert plain.result.history[0]["val_nll"] == named.result.history[0]["val_nll"]
+    fit_table(x, recipe="real_nvp", objective=half, config=config, audit=False)
+    assert seen
+    with pytest.raises(ConfigError, match="did you mean nll"):
+        fit_table(x, recipe="real_nvp", objective="nnl", config=config)

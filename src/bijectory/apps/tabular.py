@@ -18,7 +18,8 @@ from bijectory.apps.table_flow import TableFlow
 from bijectory.densities import Audit, Encode, Flow
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
-from bijectory.objectives import Batch, nll
+from bijectory.objectives import Batch, find_objective, nll
+from bijectory.objectives.batch import Objective
 from bijectory.recipes import find_recipe
 from bijectory.tables import DataWarning, Schema, Split, infer_schema, preprocess, split_rows, to_frame, to_matrix
 from bijectory.tables.frame import check_columns
@@ -38,7 +39,7 @@ class TableFit:
 
     Attributes:
         model: The density.
-        result: What the training loop says; its losses are in nats per row, in the units of the data.
+        result: What the training loop says; its losses, if of likelihood, are in nats per row in data units.
         split: Row numbers of the three parts (of the rows that were used, see ``rows``).
         rows: The rows that were used (after rows with NaN or weight 0 were left out), all columns.
         scores: For each part its number of rows, mean log-likelihood in nats, and standard error.
@@ -122,6 +123,7 @@ def fit_table(
     constant: Literal["drop", "raise"] = "drop",
     weight: str | np.ndarray | None = None,
     test_fraction: float = 0.1,
+    objective: str | Objective | None = None,
     config: FitConfig | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
@@ -149,6 +151,8 @@ def fit_table(
         constant: "drop" leaves constant columns outside the flow, "raise" refuses them.
         weight: Name of a column, or ``(n,)`` non-negative weights; a row of weight 2 counts as two rows.
         test_fraction: Part of the rows that training never sees.
+        objective: What to train with: a name in ``objectives.OBJECTIVES``, or a callable on standardised rows; None for the
+            recipe's own, which is the likelihood for most.
         config: Settings of training; None for ``table_config``.
         dtype: Precision of training; None takes float64 up to 1000 rows, else float32.
         device: Where to train.
@@ -206,6 +210,7 @@ def fit_table(
     if settings.out is not None:
         _store_rows(settings.out, schema, frame, values, split)
 
+    loss = _objective(objective, recipe)
     dtype = dtype or (torch.float64 if len(split.train) <= SMALL else torch.float32)
     prep = preprocess(schema.targets)
     embed = Encode(preprocess(schema.givens)) if schema.givens else None
@@ -216,7 +221,7 @@ def fit_table(
     result = fit(
         core.to(device=device, dtype=dtype),
         Data(*parts["train"], *held),
-        objective=DataUnits(offsets["train"], offsets["validation"]),
+        objective=DataUnits(offsets["train"], offsets["validation"]) if loss is nll else loss,
         config=settings,
         callbacks=callbacks,
     )
@@ -294,6 +299,12 @@ def _build(recipe: str | Callable[..., Flow], schema: Schema, args: Mapping[str,
             return build(len(schema.targets), len(schema.givens), **(args or {}))  # type: ignore[operator]
         except TypeError as error:
             raise ConfigError(f"recipe {recipe!r}: {error}; see its keywords with help().") from None
+
+
+def _objective(objective: str | Objective | None, recipe: str | Callable[..., Flow]) -> Objective:
+    if objective is None:
+        objective = find_recipe(recipe).objective if isinstance(recipe, str) else nll
+    return find_objective(objective) if isinstance(objective, str) else objective
 
 
 def _standardise(

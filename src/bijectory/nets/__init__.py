@@ -13,6 +13,14 @@ from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.schedules import (
+    Cosine,
+    Schedule,
+    Straight,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.volume import VolumePreserving
 
@@ -28,6 +36,7 @@ __all__ = [
     "Conv",
     "ConvNet",
     "ConvResNet",
+    "Cosine",
     "Dense",
     "Field",
     "Freezable",
@@ -40,7 +49,12 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "Schedule",
+    "Straight",
+    "SubVariancePreserving",
     "TimeMLP",
+    "VarianceExploding",
+    "VariancePreserving",
     "ViT",
     "VolumePreserving",
 ]
