@@ -13,6 +13,7 @@ from bijectory.apps.images import (
     read_images,
 )
 from bijectory.apps.kind import run_kind
+from bijectory.apps.solvers import SolverCheck, check_solver, settle_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
@@ -24,8 +25,10 @@ __all__ = [
     "ImageFlow",
     "ImageSchema",
     "Images",
+    "SolverCheck",
     "TableFit",
     "TableFlow",
+    "check_solver",
     "distill",
     "distill_table",
     "fit_images",
@@ -35,5 +38,9 @@ __all__ = [
     "load_rows",
     "read_images",
     "run_kind",
+    "settle_solver",
+    "solved_layers",
     "table_config",
+    "tune_solver",
+    "with_solver",
 ]

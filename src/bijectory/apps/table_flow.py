@@ -166,10 +166,13 @@ class TableFlow:
 
     def audit(self, data: Any, *, seed: int = 0) -> Audit:
         """Audit the flow on rows (best held-out ones): round trips, log-determinant, mass, latents; see ``Flow.check``."""
+        return self.flow.check(*self.tensors(data, seed=seed), seed=seed)
+
+    def tensors(self, data: Any, *, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Rows and their contexts as the flow takes them; dequantized columns fill their cells, as in training."""
         rows = self.schema.encode(data)
-        u = np.random.default_rng(seed).random(rows.x.shape)  # dequantized columns fill their cells, as in training
-        x = self._tensor(self.schema.place(rows.x, u))
-        return self.flow.check(x, self._context(rows.c), seed=seed)
+        u = np.random.default_rng(seed).random(rows.x.shape)
+        return self._tensor(self.schema.place(rows.x, u)), self._context(rows.c)
 
     def save(self, folder: str | Path, *, metadata: dict[str, Any] | None = None) -> None:
         """Write the run folder: ``schema.json``, ``config.json``, ``model.safetensors``, ``README.md`` (the model card)."""

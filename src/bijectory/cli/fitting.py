@@ -1,5 +1,6 @@
 """The long part of ``fit``, behind the parsing: torch is imported from here on."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,16 @@ def run_fit(data: Path, wanted: Plan, out: Path, *, resume: bool, report: bool, 
         "best_epoch": result.best_epoch,
     }
     summary |= {"seconds": round(result.seconds, 3), "scores": fitted.scores, "notes": list(fitted.model.schema.notes)}
+    solver = getattr(fitted, "solver", None)
+    if solver is not None:
+        summary["solver"] = dataclasses.asdict(solver)
     if json:
         write_json(summary)
     else:
         for line in describe(fitted.scores):
             print(line)
+        if solver is not None:
+            print(f"    solver: {solver}")
     if result.signal:
         raise typer.Exit(128 + result.signal)
     if report:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bijectory.apps.baselines import Baseline
+from bijectory.apps.solvers import ACCURATE, SolverCheck
 
 Array = NDArray[np.float64]
 Light = Literal["good", "warn", "bad"]
@@ -36,6 +37,7 @@ class Content:
         audit: Rows ``(check, value, bound, verdict)`` of the model's own audit.
         facts: What else to list: recipe, parameters, seconds, seed, versions.
         notes: Warnings about the data.
+        solver: How accurate the solver of a continuous flow is.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Content:
     audit: Sequence[tuple[str, str, str, str]]
     facts: Mapping[str, str]
     given: Sequence[str] = ()
+    solver: SolverCheck | None = None
     notes: Sequence[str] = ()
 
 
@@ -115,6 +118,8 @@ def verdicts(content: Content) -> list[Verdict]:
     if not content.given:  # draws for other contexts than the held-out ones are not comparable column by column
         found.append(_columns(content))
     found.append(_typical(content))
+    if content.solver is not None:
+        found.append(_solver(content.solver))
     bad = [name for name, *_, verdict in content.audit if verdict == "fail"]
     value = f"{len(content.audit) - len(bad)} of {len(content.audit)} checks hold" + (
         f"; {', '.join(bad)}" if bad else ""
@@ -129,6 +134,15 @@ def _beats(row: Score) -> Verdict:
     light: Light = "good" if row.gain_low > 0 else "bad" if row.gain_high < 0 else "warn"
     value = f"{row.gain:+.3f} nats a row [{row.gain_low:+.3f}, {row.gain_high:+.3f}]"
     return Verdict(light, f"beats the {row.name}", value, "good if the 95 % interval of the gain lies above 0")
+
+
+def _solver(solver: SolverCheck) -> Verdict:
+    light: Light = "good" if solver.ok else "warn" if solver.error < 10 * ACCURATE else "bad"
+    value = (
+        f"off by {solver.error:.2g} nats a row, largest {solver.largest:.2g}, with {solver.evaluations:.0f} evaluations"
+    )
+    rule = f"good if a row is off by at most {ACCURATE} nats on average from a tolerance of {solver.tolerance:g}"
+    return Verdict(light, "solver is accurate", value, rule)
 
 
 def _gap(content: Content) -> Verdict:

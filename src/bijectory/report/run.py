@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bijectory.apps import TableFlow, load_rows, run_kind
 from bijectory.apps.baselines import Baseline, fit_baselines
+from bijectory.apps.solvers import SolverCheck
 from bijectory.apps.tabular import KEPT_ROWS
 from bijectory.errors import DataError
 from bijectory.io import load_metadata
@@ -62,6 +63,7 @@ def read_run(folder: str | Path, *, seed: int = 0) -> Content:
         audit=audit_rows(folder / "audit.json"),
         facts=_facts(model, metadata, {name: len(frame) for name, frame in rows.items()}),
         notes=[*remark, *model.schema.notes],
+        solver=SolverCheck(**metadata["solver"]) if "solver" in metadata else None,
     )
 
 
