@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     from bijectory.recipes import (
         bernstein,
         bnaf,
+        cfm,
         cnf,
         ffjord,
         flowpp,
@@ -303,6 +304,7 @@ __all__ = [
     "bernstein",
     "bits_per_dim",
     "bnaf",
+    "cfm",
     "cnf",
     "denoise",
     "dequantized_nll",

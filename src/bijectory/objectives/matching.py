@@ -88,11 +88,7 @@ class FlowMatching:
             shapes = f"rows {tuple(x.shape)}, draws of the base {tuple(noise.shape)}, events of the field {event}"
             check(ok, ShapeError, f"{shapes} do not fit; give the flow a base with the events of the field.")
             drawn.append(self.coupling.pair(Pairs(x, noise, c, batch.weight), self.path.cost))
-        pairs = (
-            drawn[0]
-            if repeats == 1
-            else Pairs(*(None if t[0] is None else torch.cat(t) for t in zip(*drawn, strict=True)))
-        )
+        pairs = _joined(drawn)
         t = self.path.start + (self.path.end - self.path.start) * self.times.quantile(stratified(len(pairs.x), pairs.x))
         z, v = self.path.at(t, pairs.x, pairs.e)
         error = layer.field(t, z, pairs.c if layer.context else None) - v
@@ -124,6 +120,13 @@ class FlowMatching:
             f"x {tuple(x.shape)} and c {None if c is None else tuple(c.shape)} must have the same rows.",
         )
         return x, e, c
+
+
+def _joined(parts: list[Pairs]) -> Pairs:
+    if len(parts) == 1:
+        return parts[0]
+    columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+    return Pairs(*columns)  # type: ignore[arg-type]
 
 
 def matched(model: nn.Module) -> tuple[Flow, Chain, Continuous]:
