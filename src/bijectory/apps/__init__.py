@@ -38,7 +38,6 @@ __all__ = [
     "load_rows",
     "read_images",
     "run_kind",
-    "settle_solver",
     "solved_layers",
     "table_config",
     "tune_solver",

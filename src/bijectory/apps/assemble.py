@@ -35,11 +35,13 @@ def build(recipe: str | Callable[..., Flow], schema: Schema, args: Mapping[str, 
             raise ConfigError(f"recipe {recipe!r}: {error}; see its keywords with help().") from None
 
 
-def objective_of(objective: str | Objective | None, recipe: str | Callable[..., Flow]) -> Objective:
-    """What to train with: as asked, or as the recipe names it."""
+def objective_of(objective: str | Objective | None, recipe: str | Callable[..., Flow]) -> tuple[Objective, str]:
+    """What to train with, as asked or as the recipe names it, and its name."""
     if objective is None:
         objective = find_recipe(recipe).objective if isinstance(recipe, str) else nll
-    return find_objective(objective) if isinstance(objective, str) else objective
+    if isinstance(objective, str):
+        return find_objective(objective), objective
+    return objective, getattr(objective, "__qualname__", type(objective).__qualname__)
 
 
 def join(prep: Chain, core: Flow, embed: nn.Module | None) -> Flow:

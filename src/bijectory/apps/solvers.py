@@ -1,8 +1,8 @@
 r"""How accurate is the solver of a continuous flow, and how many evaluations does it need?
 
-The density of a continuous flow is true to the accuracy of its solver. ``check_solver`` asks for the same log-likelihoods at a
-tolerance a hundred times tighter; ``tune_solver`` measures error against evaluations of the field (NFE) on grids of growing
-size and picks the cheapest that is good enough. Errors are those of single rows, in nats: those of a mean could cancel.
+The density of a continuous flow is true to the accuracy of its solver. ``check_solver`` asks for the same log-likelihoods
+at a tolerance a hundred times tighter; ``tune_solver`` measures error against evaluations of the field (NFE) on grids of
+growing size and picks the cheapest that is good enough. Errors are those of single rows, in nats: those of a mean could cancel.
 """
 
 import contextlib

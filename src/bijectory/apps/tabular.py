@@ -41,7 +41,8 @@ class TableFit:
 
     Attributes:
         model: The density.
-        result: What the training loop says; its losses, if of likelihood, are in nats per row in data units.
+        result: What the training loop says; its losses are those of the objective; of the likelihood, in nats per row in
+            data units.
         split: Row numbers of the three parts (of the rows that were used, see ``rows``).
         rows: The rows that were used (after rows with NaN or weight 0 were left out), all columns.
         scores: For each part its number of rows, mean log-likelihood in nats, and standard error.
@@ -225,7 +226,7 @@ def fit_table(
         schema.save(settings.out / SCHEMA)
         keep_rows(settings.out, {name: frame.iloc[getattr(split, name)] for name in PARTS})
 
-    loss = objective_of(objective, recipe)
+    loss, trained_by = objective_of(objective, recipe)
     dtype = dtype or (torch.float64 if len(split.train) <= SMALL else torch.float32)
     prep = preprocess(schema.targets)
     embed = Encode(preprocess(schema.givens)) if schema.givens else None
@@ -248,7 +249,7 @@ def fit_table(
     if settings.out is not None:
         facts = {
             "recipe": recipe if isinstance(recipe, str) else recipe.__name__,
-            "objective": getattr(loss, "__name__", type(loss).__name__),
+            "objective": trained_by,
             "stop_reason": result.stop_reason,
             "best_epoch": result.best_epoch,
             "steps": result.steps,

@@ -64,6 +64,7 @@ def read_run(folder: str | Path, *, seed: int = 0) -> Content:
         facts=_facts(model, metadata, {name: len(frame) for name, frame in rows.items()}),
         notes=[*remark, *model.schema.notes],
         solver=SolverCheck(**metadata["solver"]) if "solver" in metadata else None,
+        objective=str(metadata.get("objective", "nll")),
     )
 
 
