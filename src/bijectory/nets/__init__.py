@@ -5,7 +5,7 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
-from bijectory.nets.field import Field, TimeMLP
+from bijectory.nets.field import Field, Prepared, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
@@ -13,6 +13,7 @@ from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.redrawn import Redrawn
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.volume import VolumePreserving
 
@@ -40,6 +41,8 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "Prepared",
+    "Redrawn",
     "TimeMLP",
     "ViT",
     "VolumePreserving",
