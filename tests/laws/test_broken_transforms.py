@@ -40,6 +40,13 @@ class LadjTooLarge(Wrapped):
         return x, 1.1 * ladj
 
 
+class DecodesForward(Wrapped):
+    """A map without log-determinant that runs the wrong way."""
+
+    def decode(self, z, c=None):
+        return self.forward(z, c)[0]
+
+
 class LadjSign(Wrapped):
     def inverse(self, z, c=None):
         x, ladj = super().inverse(z, c)
@@ -243,6 +250,7 @@ BROKEN_TRANSFORMS = [
     ("double_backward", FirstOrderOnly, F64),
     ("state_restores", Forgets, F32),
     ("double_is_float64", RoundedConstant, F64),
+    ("maps_alone", DecodesForward, F64),
 ]
 BY_NAME = {f.__name__: f for f in (*TRANSFORM_LAWS, *COSTLY_TRANSFORM_LAWS)}
 

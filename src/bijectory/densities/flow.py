@@ -67,7 +67,7 @@ class Flow(Density):
     ) -> Tensor:
         shape, c = check_shape(shape), self._embed(c)
         z = self.base.rsample(shape, c, generator=generator)
-        return self.transform.inverse(self._layout(z, c, self.transform.latent_event_dim), c)[0]
+        return self.transform.decode(self._layout(z, c, self.transform.latent_event_dim), c)
 
     def rsample_and_log_prob(
         self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None

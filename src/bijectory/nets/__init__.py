@@ -5,7 +5,7 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
-from bijectory.nets.field import Field, TimeMLP
+from bijectory.nets.field import Field, Prepared, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
@@ -21,6 +21,7 @@ from bijectory.nets.schedules import (
     VarianceExploding,
     VariancePreserving,
 )
+from bijectory.nets.redrawn import Redrawn
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.volume import VolumePreserving
 
@@ -52,6 +53,8 @@ __all__ = [
     "Schedule",
     "Straight",
     "SubVariancePreserving",
+    "Prepared",
+    "Redrawn",
     "TimeMLP",
     "VarianceExploding",
     "VariancePreserving",

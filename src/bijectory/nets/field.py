@@ -1,16 +1,23 @@
-"""Vector fields ``v(t, z, c)``, the right-hand sides of continuous flows."""
+"""Vector fields ``v(t, z, c)``, the right-hand sides of continuous flows.
+
+A solver evaluates its field tens of times with the same weights and context. ``Field.prepare`` computes what depends on
+neither time nor point once, and hands over the field as a plain function of time, point and tensors.
+"""
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
-from bijectory.nets.mlp import HEAD_SCALE, MLP
-from bijectory.ops import divergence
+from bijectory.nets.mlp import HEAD_SCALE, MLP, Dense
+from bijectory.ops import divergence, perceptron
 from bijectory.ops.shape import linear
 
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -20,6 +27,26 @@ SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda a, _: torch.special.ndtr(a) + a * torch.exp(-a.square() / 2) / math.sqrt(2 * math.pi),
 }
 """Derivatives of the smooth activations, of the input ``a`` and the output ``h``."""
+
+
+class Prepared(NamedTuple):
+    """A field made ready for many evaluations at the same weights and context.
+
+    Attributes:
+        velocity: ``(t, z, *tensors) -> v``.
+        joint: ``(t, z, *tensors) -> (v, divergence)``; needs tensors that were prepared with the divergence.
+        tensors: All that the two read and that may want a gradient.
+
+    Example:
+        >>> ready = TimeMLP(2, context=3, hidden=(16,)).prepare(torch.zeros(3))
+        >>> v, trace = ready.joint(torch.tensor(0.5), torch.zeros(5, 2), *ready.tensors)
+        >>> v.shape, trace.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    velocity: Callable[..., Tensor]
+    joint: Callable[..., tuple[Tensor, Tensor]]
+    tensors: tuple[Tensor, ...]
 
 
 class Field(nn.Module, abc.ABC):
@@ -51,6 +78,44 @@ class Field(nn.Module, abc.ABC):
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Velocity and its exact divergence ``(*batch,)``: here by one pass backwards for each entry of the event."""
         return divergence.exact(lambda u: self(t, u, c), z, len(self.event_shape))
+
+    def prepare(self, c: Tensor | None = None, *, divergence: bool = True, functional: bool = True) -> Prepared:
+        """The field at a context as a function of tensors; here of the context and the parameters as they are.
+
+        Override it where something can be computed once for a whole solve.
+
+        Args:
+            c: Context ``(*batch, context)``.
+            divergence: Whether ``joint`` will be called.
+            functional: Whether all gradients must come through ``tensors``, as solvers ask that make gradients of their
+                own; if not, the functions may close over weights, which saves handing them over.
+        """
+        if not functional:
+            velocity, joint = (functools.partial(_at, call, c) for call in (self, self.with_divergence))
+            return Prepared(velocity, joint, ())
+        weights, given = dict(self.named_parameters()), () if c is None else (c,)
+        velocity = functools.partial(_call, self, tuple(weights), len(given))
+        joint = functools.partial(_call, _Joint(self), tuple(f"field.{name}" for name in weights), len(given))
+        return Prepared(velocity, joint, (*given, *weights.values()))
+
+
+class _Joint(nn.Module):
+    """A field whose call gives the divergence too, so that it can be called with other weights."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.field.with_divergence(t, z, c)
+
+
+def _at(call: Callable[..., Any], c: Tensor | None, t: Tensor, z: Tensor) -> Any:
+    return call(t, z, c)
+
+
+def _call(module: nn.Module, names: Sequence[str], given: int, t: Tensor, z: Tensor, *tensors: Tensor) -> Any:
+    return functional_call(module, dict(zip(names, tensors[given:], strict=True)), (t, z, *tensors[:given]))
 
 
 class TimeMLP(Field):
@@ -99,25 +164,62 @@ class TimeMLP(Field):
         bound = 1 / math.sqrt(inputs + features + context) * (1.0 if hidden else head_scale)
         self.time_weight = nn.Parameter(torch.empty(width, inputs).uniform_(-bound, bound))
 
-    def _layers(self, t: Tensor, z: Tensor, c: Tensor | None) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Velocity, and input and output of the activations of each hidden layer."""
-        act, t = ACTIVATIONS[self.activation], t.unsqueeze(-1)
-        angles = [math.pi * k * t for k in range(1, self.frequencies + 1)]
-        clock = torch.cat((t, *(a.cos() for a in angles), *(a.sin() for a in angles)), -1)
-        drift, h = linear(clock, self.time_weight), z
-        hidden: list[tuple[Tensor, Tensor]] = []
-        for layer in self.net.layers:
-            a = layer(h, c) if hidden else layer(h, c) + drift
-            h = act(a)
-            hidden.append((a, h))
-        v = self.net.head(h, c)
-        return v if hidden else v + drift, hidden
-
     def forward(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> Tensor:
-        return self._layers(t, z, c)[0]
+        return self._velocity(t, z, *self._tensors(c))
 
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        v, hidden = self._layers(t, z, c)
+        return self._joint(t, z, *self._tensors(c), *perceptron.prepared(self._weights()))
+
+    def prepare(self, c: Tensor | None = None, *, divergence: bool = True, functional: bool = True) -> Prepared:
+        once = perceptron.prepared(self._weights()) if divergence else ()
+        return Prepared(self._velocity, self._joint, (*self._tensors(c), *once))
+
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight for layer in (*self.net.layers, self.net.head)]
+
+    def _tensors(self, c: Tensor | None) -> tuple[Tensor, ...]:
+        """Weight and bias of each layer, the term of the context in the first bias, then the weights of time."""
+        layers: list[Dense] = [*self.net.layers, self.net.head]
+        first, *others = layers
+        bias: Tensor = first.bias
+        if c is not None and first.context_weight is not None:
+            bias = bias + linear(c, first.context_weight)
+        return (first.weight, bias, *(p for layer in others for p in (layer.weight, layer.bias)), self.time_weight)
+
+    def _velocity(self, t: Tensor, z: Tensor, *tensors: Tensor) -> Tensor:
+        return self._layers(t, z, tensors)[0]
+
+    def _joint(self, t: Tensor, z: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        own = 2 * len(self.hidden) + 3
+        v, hidden = self._layers(t, z, tensors[:own])
         slope = SLOPES[self.activation]
-        weights = [layer.weight for layer in (*self.net.layers, self.net.head)]
-        return v, divergence.perceptron(weights, [slope(a, h) for a, h in hidden]).expand(v.shape[:-1])
+        trace = perceptron.divergence(tensors[own:], [slope(a, h) for a, h in hidden])
+        return v, trace.expand(v.shape[:-1])
+
+    def _layers(self, t: Tensor, z: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Velocity, and input and output of the activations of each hidden layer."""
+        act, (*layers, time_weight) = ACTIVATIONS[self.activation], tensors
+        shift = _drift(t, time_weight, layers[1], self.frequencies)
+        h, hidden = z, []
+        for k in range(len(self.hidden)):
+            a = _affine(h, layers[2 * k], layers[2 * k + 1] if k else shift)
+            h = act(a)
+            hidden.append((a, h))
+        return _affine(h, layers[-2], layers[-1] if hidden else shift), hidden
+
+
+def _drift(t: Tensor, weight: Tensor, bias: Tensor, frequencies: int) -> Tensor:
+    """What time adds to the first layer, its bias included: ``(width,)``, or ``(*batch, width)``."""
+    t = t.unsqueeze(-1)
+    angles = [math.pi * k * t for k in range(1, frequencies + 1)]
+    clock = torch.cat((t, *(a.cos() for a in angles), *(a.sin() for a in angles)), -1)
+    if clock.dim() == bias.dim() == 1:
+        return torch.addmv(bias, weight, clock)
+    return bias + linear(clock, weight)
+
+
+def _affine(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+    """``W x`` plus a shift for all rows or for each, feature-major."""
+    if x.dim() == 2 and (shift.dim() == 1 or shift.shape == (len(x), len(weight))):
+        return torch.addmm(shift.unsqueeze(-1) if shift.dim() == 1 else shift.mT, weight, x.mT).mT
+    return linear(x, weight) + shift

@@ -9,12 +9,13 @@ gradients as ``ode.fixed`` in the memory of one step (plus the states).
     \dot y = f, \qquad \dot a = -a^\top \frac{\partial f}{\partial y}, \qquad
     \dot g = -a^\top \frac{\partial f}{\partial \theta},
 
-so its gradients carry the error of the grid, like the solution itself.
+so its gradients carry the error of the grid, like the solution itself. ``ops.reversible`` has a third way, and
+``ops.adaptive_gradients`` the first two for adaptive steps.
 
-Gradients of both reach the state and ``params``, not tensors that ``f`` closes over: hand over all of them. Both backward
-passes are made of differentiable operations, so they can be differentiated again (that, in the memory of a plain solver).
-They are no steps of ``vmap`` or ``compile``. The checkpoints are our own, for those of torch refuse a slope that itself
-takes derivatives, as an estimate of a divergence does.
+Gradients of all of them reach the state and ``params``, not tensors that ``f`` closes over: hand over all of them. The
+backward passes are made of differentiable operations, so they can be differentiated again (that, in the memory of a plain
+solver). They are no steps of ``vmap`` or ``compile``. The checkpoints are our own, for those of torch refuse a slope that
+itself takes derivatives, as an estimate of a divergence does.
 
 References:
     Neural Ordinary Differential Equations, Chen, Rubanova, Bettencourt, Duvenaud 2018, arXiv:1806.07366, algorithm 1.
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from bijectory.errors import ConfigError, check
-from bijectory.ops.ode import Slope, State, find_tableau, fixed, fixed_step
+from bijectory.ops.ode import Slope, State, find_tableau, fixed, fixed_slopes, moved
 
 
 def checkpointed(
@@ -42,6 +43,7 @@ def checkpointed(
     end: float = 1.0,
     steps: int = 8,
     method: str = "tsit5",
+    gathered: int = 0,
 ) -> State:
     """``ode.fixed`` that computes each step again for its gradients; see there for arguments and errors.
 
@@ -55,10 +57,11 @@ def checkpointed(
     tableau, h, n = find_tableau(method), (end - start) / steps, len(y)
 
     def step(t: float, *tensors: Tensor) -> State:
-        return fixed_step(f, tensors[:n], tensors[n:], t, h, tableau)
+        y, params = tensors[:n], tensors[n:]
+        return moved(y, fixed_slopes(f, y, params, t, h, tableau, gathered), tableau.b, h)
 
     for k in range(steps):
-        y = _Checkpoint.apply(functools.partial(step, start + k * h), *y, *params)
+        y = Checkpoint.apply(functools.partial(step, start + k * h), *y, *params)
     return y
 
 
@@ -71,6 +74,7 @@ def adjoint(
     end: float = 1.0,
     steps: int = 8,
     method: str = "tsit5",
+    gathered: int = 0,
 ) -> State:
     """``ode.fixed`` with gradients by the adjoint equation; see there for arguments and errors.
 
@@ -81,10 +85,12 @@ def adjoint(
         -0.36788
     """
     grid = {"start": start, "end": end, "steps": steps, "method": method}
-    return _Adjoint.apply(f, len(y), grid, *y, *params)
+    return _Adjoint.apply(f, len(y), gathered, grid, *y, *params)
 
 
-class _Checkpoint(torch.autograd.Function):
+class Checkpoint(torch.autograd.Function):
+    """A function of tensors that keeps its inputs alone, and runs again for its gradients."""
+
     @staticmethod
     def forward(ctx: Any, step: Callable[..., State], *tensors: Tensor) -> State:
         ctx.step = step
@@ -99,22 +105,26 @@ class _Checkpoint(torch.autograd.Function):
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, f: Slope, n: int, grid: dict[str, Any], *tensors: Tensor) -> State:
-        y = fixed(f, tensors[:n], tensors[n:], **grid)
-        ctx.f, ctx.n, ctx.grid = f, n, grid
+    def forward(ctx: Any, f: Slope, n: int, gathered: int, grid: dict[str, Any], *tensors: Tensor) -> State:
+        y = fixed(f, tensors[:n], tensors[n:], **grid, gathered=gathered)
+        ctx.f, ctx.read, ctx.grid = f, n - gathered, grid
+        ctx.n = n
         ctx.save_for_backward(*y, *tensors[n:])
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        f, n, grid = ctx.f, ctx.n, ctx.grid
+        f, n, read, grid = ctx.f, ctx.n, ctx.read, ctx.grid
         y, params = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
 
         def slope(t: Tensor, state: State, *params: Tensor) -> State:
             with torch.enable_grad():
-                v, pull, *_ = torch.func.vjp(lambda *u: f(t, u[:n], *u[n:]), *state[:n], *params)
-                return (*v, *(-g for g in pull(state[n : 2 * n])))
+                v, pull, *_ = torch.func.vjp(lambda *u: f(t, (*u[:read], *y[read:]), *u[read:]), *state[:read], *params)
+                # The gradient of an integral is the same at all times.
+                return (*v[:read], *(-g for g in pull((*state[read : 2 * read], *grads[read:]))))
 
         back = {**grid, "start": grid["end"], "end": grid["start"]}
-        state = (*y, *grads, *(torch.zeros_like(p) for p in params))
-        return (None, None, None, *fixed(slope, state, params, **back)[n:])
+        state = (*y[:read], *grads[:read], *(torch.zeros_like(p) for p in params))
+        solved = fixed(slope, state, params, **back, gathered=len(params))
+        of_y, of_params = solved[read : 2 * read], solved[2 * read :]
+        return (None, None, None, None, *of_y, *grads[read:], *of_params)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bijectory.errors import ConfigError, check
-from bijectory.ops.shape import linear, sum_event
+from bijectory.ops import perceptron as closed_form
+from bijectory.ops.shape import sum_event
 
 VectorField = Callable[[Tensor], Tensor]
 """``(*batch, *event) -> (*batch, *event)``, every row for itself."""
@@ -109,17 +110,7 @@ def mean_and_error(estimates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def perceptron(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
-    r"""Divergence of a perceptron from its weights and the slopes of its activations.
-
-    With :math:`J = W_{L+1} G_L W_L \cdots G_1 W_1` and diagonal :math:`G_l = \operatorname{diag}(g_l)`,
-
-    .. math::
-        \operatorname{tr} W_1 \; (L = 0), \qquad
-        g_1^\top \operatorname{diag}(W_1 W_2) \; (L = 1), \qquad
-        g_2^\top \left(W_2 \circ (W_1 W_3)^\top\right) g_1 \; (L = 2):
-
-    one more product of the size of the hidden layer. For :math:`L > 2` the product :math:`W_1 W_{L+1}` is carried through
-    the layers in between, for every row.
+    r"""Divergence of a perceptron from its weights and the slopes of its activations; see ``ops.perceptron``.
 
     Args:
         weights: :math:`W_1, …, W_{L+1}` as ``(outputs, inputs)``; inputs of the first = outputs of the last.
@@ -132,15 +123,4 @@ def perceptron(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
         >>> perceptron([torch.eye(2), 3 * torch.eye(2)], [torch.tensor([1.0, 0.5])])
         tensor(4.5000)
     """
-    first, last = weights[0], weights[-1]
-    if not slopes:
-        return first.diagonal().sum()
-    ends = first @ last  # (width of layer 1, width of layer L)
-    if len(slopes) == 1:
-        return linear(slopes[0], ends.diagonal().unsqueeze(0)).squeeze(-1)
-    if len(slopes) == 2:
-        return (linear(slopes[0], weights[1] * ends.mT) * slopes[1]).sum(-1)
-    carried = slopes[0].unsqueeze(-2) * ends.mT  # row j: the j-th unit of the last layer seen by layer 1
-    for w, g in zip(weights[1:-2], slopes[1:-1], strict=True):
-        carried = g.unsqueeze(-2) * (carried @ w.mT)
-    return ((carried * weights[-2]).sum(-1) * slopes[-1]).sum(-1)
+    return closed_form.divergence(closed_form.prepared(weights), slopes)

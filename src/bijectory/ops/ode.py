@@ -7,7 +7,8 @@ composition of calls of ``f``; its gradients are those of the discrete solution,
 on who else is in the batch. Steps follow proportional-integral control. Step sizes are constants to the gradients.
 
 The state is a tuple of tensors that share their batch dimensions, ``(*batch, *event)`` each, so that a point and the
-log-determinant it gathers are solved together. Time may run backwards.
+log-determinant it gathers are solved together: the last ``gathered`` tensors are integrals that ``f`` does not read, and no
+stage has to keep them up to date. Time may run backwards.
 
 References:
     Solving Ordinary Differential Equations I, Hairer, Nørsett, Wanner 1993: sec. II.4 (error norm and first step).
@@ -39,6 +40,7 @@ class Solution(NamedTuple):
         steps: Steps taken.
         rejected: Steps tried in vain.
         status: 0: done. 1: the state or its slope is not finite.
+        grid: The steps that each row took, in order and with their sign, ``(most steps of a row, *batch)``, then zeros.
     """
 
     y: State
@@ -46,6 +48,7 @@ class Solution(NamedTuple):
     steps: Tensor
     rejected: Tensor
     status: Tensor
+    grid: Tensor
 
 
 def find_tableau(method: str) -> Tableau:
@@ -67,6 +70,7 @@ def fixed(
     end: float = 1.0,
     steps: int = 8,
     method: str = "tsit5",
+    gathered: int = 0,
 ) -> State:
     """Integrate from ``start`` to ``end`` in equal steps.
 
@@ -78,6 +82,7 @@ def fixed(
         end: Last time, on either side of ``start``.
         steps: Number of steps.
         method: Name of a tableau.
+        gathered: How many of the last tensors of the state ``f`` does not read; it is handed stale ones.
 
     Raises:
         ConfigError: If ``steps < 1`` or the method is unknown.
@@ -91,25 +96,29 @@ def fixed(
     tableau = find_tableau(method)
     h = (end - start) / steps
     for k in range(steps):
-        y = fixed_step(f, y, params, start + k * h, h, tableau)
+        y = moved(y, fixed_slopes(f, y, params, start + k * h, h, tableau, gathered), tableau.b, h)
     return y
 
 
-def fixed_step(f: Slope, y: State, params: Sequence[Tensor], t: float, h: float, tableau: Tableau) -> State:
-    """One step from ``t`` to ``t + h``."""
+def fixed_slopes(
+    f: Slope, y: State, params: Sequence[Tensor], t: float, h: float, tableau: Tableau, gathered: int = 0
+) -> list[State]:
+    """The slopes at the stages of one step from ``t`` to ``t + h``, the same for all rows."""
     slopes: list[State] = []
     for c, a in zip(tableau.c, ((), *tableau.a), strict=True):
         now = torch.full((), t + c * h, dtype=y[0].dtype, device=y[0].device)
-        slopes.append(f(now, _moved(y, slopes, a, h), *params))
-    return _moved(y, slopes, tableau.b, h)
+        slopes.append(f(now, moved(y, slopes, a, h, gathered), *params))
+    return slopes
 
 
-def _moved(y: State, slopes: Sequence[State], weights: Sequence[float], h: float) -> State:
-    """``y + h * sum(w * k)``, one fused operation a term."""
+def moved(y: State, slopes: Sequence[State], weights: Sequence[float], h: float, gathered: int = 0) -> State:
+    """``y + h * sum(w * k)``, one fused operation a term; the last ``gathered`` tensors stay as they are."""
+    read = len(y) - gathered
+    front = y[:read]
     for w, k in zip(weights, slopes, strict=True):
         if w:
-            y = tuple(torch.add(u, v, alpha=h * w) for u, v in zip(y, k, strict=True))
-    return y
+            front = tuple(torch.add(u, v, alpha=h * w) for u, v in zip(front, k[:read], strict=True))
+    return (*front, *y[read:])
 
 
 def adaptive(
@@ -124,6 +133,7 @@ def adaptive(
     method: str = "tsit5",
     max_steps: int = 1000,
     batch_dim: int | None = None,
+    gathered: int = 0,
 ) -> Solution:
     """Integrate from ``start`` to ``end``, every row with step sizes of its own.
 
@@ -141,6 +151,7 @@ def adaptive(
         method: Name of a tableau with an error estimate.
         max_steps: Cap on the steps tried for any one row.
         batch_dim: Leading dimensions that count rows; None: those of the tensor with the fewest.
+        gathered: How many of the last tensors of the state ``f`` does not read; it is handed stale ones.
 
     Raises:
         ConfigError: If the method has no error estimate, or a number is out of range.
@@ -176,6 +187,7 @@ def adaptive(
         counts = {"evaluations": zero + 2, "steps": zero, "rejected": zero}
         active = ~failed & (span > 0)
     reads_end = len(tableau.error) > len(tableau.b)
+    tried: list[tuple[Tensor, Tensor]] = []
     for _ in range(max_steps):
         if not bool(active.any()):
             break
@@ -185,22 +197,25 @@ def adaptive(
             step = torch.where(active, sign * h, torch.zeros_like(h))
         slopes = [k]
         for c, a in zip(tableau.c[1:], tableau.a, strict=True):
-            slopes.append(call(gone + c * step.abs(), _stepped(y, slopes, a, step)))
-        new = _stepped(y, slopes, tableau.b, step)
+            slopes.append(call(gone + c * step.abs(), stepped(y, slopes, a, step, gathered)))
+        new = stepped(y, slopes, tableau.b, step)
         k_new = call(gone + step.abs(), new)
         with torch.no_grad():
             weighted = slopes if not reads_end else [*slopes, k_new]
-            change = _stepped(tuple(torch.zeros_like(u) for u in y), weighted, tableau.error, step)
+            change = stepped(tuple(torch.zeros_like(u) for u in y), weighted, tableau.error, step)
             error = norm(change, y, new)
             error = torch.where(_finite(len(batch), new, k_new), error, torch.full_like(error, torch.inf))
             accepted, refused = active & (error <= 1), active & ~(error <= 1)
             counts["evaluations"] = counts["evaluations"] + active * len(tableau.b)  # the last one opens the next step
+            tried.append((accepted, step))
             counts["steps"], counts["rejected"] = counts["steps"] + accepted, counts["rejected"] + refused
             gone = torch.where(accepted, torch.where(final, torch.full_like(h, span), gone + h), gone)
             h, last = _controlled(h, error, last, accepted, refused, tableau.error_order)
             active = active & (gone < span)
-        y = tuple(torch.where(_like(accepted, u), v, u) for u, v in zip(y, new, strict=True))
-        k = tuple(torch.where(_like(accepted, u), v, u) for u, v in zip(k, k_new, strict=True))
+            if not bool(accepted.any()):  # nothing to keep, so no graph either
+                continue
+        y = tuple(torch.where(widen(accepted, u), v, u) for u, v in zip(y, new, strict=True))
+        k = tuple(torch.where(widen(accepted, u), v, u) for u, v in zip(k, k_new, strict=True))
     if bool(active.any()):
         worst = span - float(gone[active].min())
         raise ConvergenceError(
@@ -208,19 +223,39 @@ def adaptive(
             f"(up to {worst:.3g} of {span:.3g} left); loosen rtol={rtol:g} and atol={atol:g}, raise max_steps, or "
             "make the field smoother."
         )
-    y = tuple(torch.where(_like(failed, u), torch.full_like(u, torch.nan), u) for u in y)
-    return Solution(y, counts["evaluations"], counts["steps"], counts["rejected"], failed.long())
+    y = tuple(torch.where(widen(failed, u), torch.full_like(u, torch.nan), u) for u in y)
+    grid = _accepted(tried, counts["steps"], h)
+    return Solution(y, counts["evaluations"], counts["steps"], counts["rejected"], failed.long(), grid)
 
 
-def _like(rows: Tensor, u: Tensor) -> Tensor:
+def _accepted(tried: Sequence[tuple[Tensor, Tensor]], steps: Tensor, like: Tensor) -> Tensor:
+    """The accepted steps of each row, moved up to the front: ``(most steps, *batch)``."""
+    if not tried or not steps.numel():
+        return like.new_zeros((0, *steps.shape))
+    accepted, sizes = (torch.stack(column) for column in zip(*tried, strict=True))
+    sizes = torch.where(accepted, sizes, torch.zeros_like(sizes))
+    order = accepted.int().argsort(dim=0, descending=True, stable=True)
+    return sizes.gather(0, order)[: int(steps.max())]
+
+
+def widen(rows: Tensor, u: Tensor) -> Tensor:
     """``(*batch,)`` with trailing dimensions of size one, to broadcast with ``u``."""
     return rows.reshape((*rows.shape, *(1,) * (u.dim() - rows.dim())))
 
 
-def _stepped(y: State, slopes: Sequence[State], weights: Sequence[float], h: Tensor) -> State:
-    """``y + h * sum(w * k)`` with a step for each row."""
+def stepped(y: State, slopes: Sequence[State], weights: Sequence[float], h: Tensor, gathered: int = 0) -> State:
+    """``y + h * sum(w * k)`` with a step for each row; the last ``gathered`` tensors stay as they are."""
     used = [(w, k) for w, k in zip(weights, slopes, strict=True) if w]
-    return tuple(u + _like(h, u) * sum(w * k[i] for w, k in used) for i, u in enumerate(y))
+    if not used:
+        return y
+    (w, first), *rest = used
+    front = []
+    for i, u in enumerate(y[: len(y) - gathered]):
+        total = w * first[i]
+        for v, k in rest:
+            total = torch.add(total, k[i], alpha=v)
+        front.append(torch.addcmul(u, widen(h, u), total))
+    return (*front, *y[len(y) - gathered :])
 
 
 def _finite(batch_dim: int, *states: State) -> Tensor:
@@ -244,7 +279,7 @@ def _first_step(call: Slope, y: State, k: State, norm: Callable[..., Tensor], si
     size, slope = norm(y, y, y), norm(k, y, y)
     small = (size < 1e-5) | (slope < 1e-5)
     h0 = torch.where(small, torch.full_like(size, 1e-6), 0.01 * size / slope.clamp(min=1e-5))
-    bend = call(h0, _stepped(y, [k], (1.0,), sign * h0))
+    bend = call(h0, stepped(y, [k], (1.0,), sign * h0))
     steepest = torch.maximum(slope, norm(tuple(a - b for a, b in zip(bend, k, strict=True)), y, y) / h0)
     h1 = (0.01 / steepest.clamp(min=1e-15)) ** (1 / order)
     return torch.minimum(100 * h0, torch.where(steepest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), h1))

@@ -120,6 +120,16 @@ def double_is_float64(s: Subject) -> None:
             require_close(f"{way.name} after .double()", a, b, wide.tolerance.same)
 
 
+@law
+def maps_alone(s: Subject) -> None:
+    """``encode`` and ``decode`` are the maps of ``forward`` and ``inverse`` without their log-determinants."""
+    built = s.trained()
+    for way, alone in zip(s.ways(built), (built.encode, built.decode), strict=True):
+        x, c = way.inputs(7), s.side(7)
+        y = way.call(x, c)[0]
+        require_close(f"{alone.__name__} against {way.name}", alone(x, c), y, s.tolerance.same, 1 + y.abs())
+
+
 TRANSFORM_LAWS: tuple[Law, ...] = (
     *MAP_LAWS,
     jacobian,
@@ -130,5 +140,5 @@ TRANSFORM_LAWS: tuple[Law, ...] = (
 )
 """Laws that run in every dtype."""
 
-COSTLY_TRANSFORM_LAWS: tuple[Law, ...] = (*COSTLY_MAP_LAWS, double_is_float64)
+COSTLY_TRANSFORM_LAWS: tuple[Law, ...] = (*COSTLY_MAP_LAWS, double_is_float64, maps_alone)
 """Laws that are slow, or that need float64; run once."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
+from bijectory.nets.redrawn import redrawn
 from bijectory.objectives import Batch, nll
 from bijectory.objectives.batch import Objective
 from bijectory.training import guard, rng
@@ -160,9 +161,10 @@ class Loop:
         run, config = self.run, self.config
         rows = self.train.weigh(batch)
         run.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.model, batch)
-        # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
-        (loss * (rows / self.batch_size)).backward()
+        with redrawn(self.model):  # until the backward pass is done, which may look at the noise again
+            loss = self.loss(self.model, batch)
+            # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
+            (loss * (rows / self.batch_size)).backward()
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = nn.utils.get_total_norm(grads)
         if guard.is_finite(loss, norm):

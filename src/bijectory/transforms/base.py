@@ -52,6 +52,14 @@ class Transform(nn.Module, abc.ABC):
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent -> data; returns ``x`` and ``log|det dx/dz|``."""
 
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Data -> latent without the log-determinant: ``z`` alone, cheaper where the layer can do without."""
+        return self.forward(x, c)[0]
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Latent -> data without the log-determinant: what sampling needs."""
+        return self.inverse(z, c)[0]
+
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         """Event shape of ``z`` for an event shape of ``x``; the same unless the layer reshapes."""
         return data_shape
@@ -90,6 +98,12 @@ class Inverse(Transform):
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.transform.forward(z, c)
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.transform.decode(x, c)
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.transform.encode(z, c)
 
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         return self.transform.data_shape(data_shape)

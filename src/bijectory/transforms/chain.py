@@ -56,6 +56,16 @@ class Chain(Transform):
             total = _add(total, ladj, z.dim() - events)
         return z, z.new_zeros(z.shape[: z.dim() - events]) if total is None else total
 
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        for t in self:
+            x = t.encode(x, c)
+        return x
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        for t in reversed(list(self)):
+            z = t.decode(z, c)
+        return z
+
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         for t in self:
             data_shape = t.latent_shape(data_shape)

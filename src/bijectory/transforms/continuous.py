@@ -1,23 +1,49 @@
 """Continuous flow: the solution of a differential equation as a layer."""
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bijectory.errors import ConfigError, check, check_type
-from bijectory.nets.field import Field
+from bijectory.nets import Redrawn
+from bijectory.nets.field import Field, Prepared
+from bijectory.ops.adaptive_gradients import adaptive_adjoint, adaptive_checkpointed
 from bijectory.ops.adjoint import adjoint, checkpointed
 from bijectory.ops.divergence import hutchinson, mean_and_error, probes
-from bijectory.ops.ode import State, adaptive, find_tableau, fixed
+from bijectory.ops.ode import Slope, Solution, State, adaptive, find_tableau, fixed
+from bijectory.ops.reversible import reversible
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.base import Transform
 
-_GRADIENTS = ("solver", "checkpoint", "adjoint")
+_FIXED: dict[str, Callable[..., Any]] = {
+    "solver": fixed,
+    "checkpoint": checkpointed,
+    "adjoint": adjoint,
+    "reversible": reversible,
+}
+_ADAPTIVE: dict[str, Callable[..., Any]] = {
+    "solver": adaptive,
+    "checkpoint": adaptive_checkpointed,
+    "adjoint": adaptive_adjoint,
+}
 
 
-class Continuous(Transform):
+class Evaluations(NamedTuple):
+    """What a solution costs and whether it is there.
+
+    Attributes:
+        number: Evaluations of the field that each row needs, ``(*batch,)``.
+        status: 0: at the end. 1: the state or its slope is not finite.
+    """
+
+    number: Tensor
+    status: Tensor
+
+
+class Continuous(Transform, Redrawn):
     r"""Solution at :math:`t = 1` of :math:`dz/dt = v(t, z, c)` from :math:`z(0) = x`, and back.
 
     .. math::
@@ -35,7 +61,11 @@ class Continuous(Transform):
     The trace is exact by default; a ``TimeMLP`` has it in closed form. ``trace="hutchinson"`` estimates it with probes that
     are drawn at construction from ``seed`` and shared by all rows and calls, so that the layer is a function: then
     ``exact = False``, and the flow's density is off by the same noise whenever it is asked. ``log_det`` says how far, with
-    fresh probes for every row. Call ``redraw`` before each step of training, or the field learns to please these probes.
+    fresh probes for every row. ``fit`` lends fresh ones to every step of training; in a loop of your own call ``redraw``, or
+    the field learns to please these probes.
+
+    ``encode`` and ``decode`` solve for the point alone, which costs about half. With adaptive steps they agree with
+    ``forward`` and ``inverse`` up to the tolerances, for the trace has its say in the size of steps.
 
     Args:
         field: The velocity ``v``; of any event shape.
@@ -46,8 +76,11 @@ class Continuous(Transform):
         noise: Kind of the probes: ``"rademacher"`` or ``"gaussian"``.
         seed: Of the private generator of probes.
         gradient: ``"solver"``: through the operations of the solver. ``"checkpoint"``: the same gradients, every step
-            computed again in the backward pass, in the memory of one step. ``"adjoint"``: by the adjoint equation in
-            constant memory, true to the accuracy of the grid. The last two need a fixed grid, and do not map or capture.
+            computed again in the backward pass, in the memory of one step and the states. ``"adjoint"``: by the adjoint
+            equation in constant memory, true to the accuracy of the grid or the tolerances. ``"reversible"``: on a fixed
+            grid only; a scheme that runs backwards exactly, at twice the evaluations: the gradients of its own solution in
+            constant memory; that solution differs from the others' by the error of the grid. The last three do not map or
+            capture.
         rtol: Relative tolerance of adaptive steps.
         atol: Absolute tolerance of adaptive steps.
         max_steps: Cap on the adaptive steps of a row.
@@ -70,6 +103,7 @@ class Continuous(Transform):
 
     solver = "integral"
     ladj_cost = "1 to d passes"
+    drawn = ("_probes",)
     _probes: Tensor | None
 
     def __init__(
@@ -81,7 +115,7 @@ class Continuous(Transform):
         probes: int = 1,
         noise: Literal["rademacher", "gaussian"] = "rademacher",
         seed: int = 0,
-        gradient: Literal["solver", "checkpoint", "adjoint"] = "solver",
+        gradient: Literal["solver", "checkpoint", "adjoint", "reversible"] = "solver",
         rtol: float = 1e-6,
         atol: float = 1e-6,
         max_steps: int = 1000,
@@ -93,10 +127,10 @@ class Continuous(Transform):
         known = ("exact", "hutchinson")
         check(trace in known, ConfigError, f"trace must be one of {known}, got {trace!r}.")
         check(probes >= 1, ConfigError, f"probes must be at least 1, got {probes}.")
-        check(gradient in _GRADIENTS, ConfigError, f"gradient must be one of {_GRADIENTS}, got {gradient!r}.")
+        check(gradient in _FIXED, ConfigError, f"gradient must be one of {list(_FIXED)}, got {gradient!r}.")
         if steps is None:
             check(bool(tableau.error), ConfigError, f"method={method!r} has no error estimate, so it needs steps.")
-            check(gradient == "solver", ConfigError, f"gradient={gradient!r} needs a fixed grid; pass steps.")
+            check(gradient in _ADAPTIVE, ConfigError, f"gradient={gradient!r} needs a fixed grid; pass steps.")
         self.field, self.method, self.steps, self.trace = field, method, steps, trace
         self.probes, self.noise, self.seed, self.gradient = probes, noise, seed, gradient
         self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
@@ -113,6 +147,12 @@ class Continuous(Transform):
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._map(z, c, 1.0, 0.0)
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return self._move(x, c, 0.0, 1.0)
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        return self._move(z, c, 1.0, 0.0)
 
     def redraw(self, generator: torch.Generator | None = None) -> None:
         """Replace the probes of ``trace="hutchinson"``; nothing to do for an exact trace.
@@ -157,6 +197,32 @@ class Continuous(Transform):
         e = self._draw(samples, batch, generator).to(x)
         return mean_and_error(self._solve(x, c, 0.0, 1.0, e)[1].movedim(-1, 0))
 
+    def evaluations(self, x: Tensor, c: Tensor | None = None) -> Evaluations:
+        """How often ``forward`` evaluates the field for each row, and whether the row comes to its end.
+
+        Args:
+            x: ``(*batch, *event)``.
+            c: Context ``(*batch, context)``.
+
+        Raises:
+            ConvergenceError: If adaptive steps reach their cap.
+
+        Example:
+            >>> from bijectory.nets import TimeMLP
+            >>> Continuous(TimeMLP(2)).evaluations(torch.ones(3, 2)).number  # 8 steps of 6 stages
+            tensor([48, 48, 48])
+        """
+        c = c if self.context else None
+        x = expand_to_context(x, c, self.event_dim)
+        with torch.no_grad():
+            y, solution = self._joint(x, c, 0.0, 1.0, self._probes)
+        if solution is not None:
+            return Evaluations(solution.evaluations, solution.status)
+        batch = x.shape[: x.dim() - self.event_dim]
+        stages = len(find_tableau(self.method).b) * (2 if self.gradient == "reversible" else 1)
+        finite = torch.stack([u.unsqueeze(-1).flatten(len(batch)).isfinite().all(-1) for u in y]).all(0)
+        return Evaluations(torch.full_like(finite, (self.steps or 0) * stages, dtype=torch.long), (~finite).long())
+
     def _draw(
         self, k: int, batch: tuple[int, ...] = (), generator: torch.Generator | None = None, *, seed: int | None = None
     ) -> Tensor:
@@ -167,46 +233,48 @@ class Continuous(Transform):
 
     def _map(self, x: Tensor, c: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
-        x = expand_to_context(x, c, self.event_dim)
-        z, ladj = self._solve(x, c, start, end, self._probes)
+        z, ladj = self._solve(expand_to_context(x, c, self.event_dim), c, start, end, self._probes)
         return z, ladj if self._probes is None else ladj.mean(-1)
+
+    def _move(self, x: Tensor, c: Tensor | None, start: float, end: float) -> Tensor:
+        """The end point alone, without the trace."""
+        c = c if self.context else None
+        ready = self.field.prepare(c, divergence=False, functional=self.gradient != "solver")
+        x = expand_to_context(x, c, self.event_dim)
+        return self._integrate(functools.partial(_velocity, ready), (x,), ready.tensors, start, end)[0][0]
 
     def _solve(self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None) -> State:
         """End point and gathered trace: ``(*batch,)``, or ``(*batch, k)`` for ``k`` probes."""
+        return self._joint(x, c, start, end, e)[0]
+
+    def _joint(
+        self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None
+    ) -> tuple[State, Solution | None]:
         batch = x.shape[: x.dim() - self.event_dim]
+        ready = self.field.prepare(c, divergence=e is None, functional=self.gradient != "solver")
         state = (x, x.new_zeros(batch if e is None else (*batch, len(e))))
-        given, ends = () if c is None else (c,), {"start": start, "end": end, "method": self.method}
-        slope = functools.partial(_slope, self.field, e)
-        if self.steps is None:
-            control = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
-            return adaptive(slope, state, given, batch_dim=len(batch), **ends, **control).y  # type: ignore[arg-type]
-        if self.gradient == "solver":
-            return fixed(slope, state, given, steps=self.steps, **ends)  # type: ignore[arg-type]
-        weights = dict(self.field.named_parameters(prefix="field"))
-        module = _Slope(self.field, e)
+        return self._integrate(functools.partial(_slope, ready, e, self.event_dim), state, ready.tensors, start, end)
 
-        def functional(t: Tensor, y: State, *params: Tensor) -> State:
-            n = len(given)
-            return torch.func.functional_call(module, dict(zip(weights, params[n:], strict=True)), (t, y, *params[:n]))
-
-        solve = checkpointed if self.gradient == "checkpoint" else adjoint
-        return solve(functional, state, (*given, *weights.values()), steps=self.steps, **ends)  # type: ignore[arg-type]
+    def _integrate(
+        self, slope: Slope, state: State, tensors: tuple[Tensor, ...], start: float, end: float
+    ) -> tuple[State, Solution | None]:
+        """The state at the end, and with adaptive steps how it got there."""
+        ends = {"start": start, "end": end, "method": self.method, "gathered": len(state) - 1}
+        if self.steps is not None:
+            return _FIXED[self.gradient](slope, state, tensors, steps=self.steps, **ends), None
+        control = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
+        batch_dim = state[0].dim() - self.event_dim
+        solution = _ADAPTIVE[self.gradient](slope, state, tensors, batch_dim=batch_dim, **ends, **control)
+        return solution.y, solution
 
 
-def _slope(field: Field, e: Tensor | None, t: Tensor, y: State, c: Tensor | None = None) -> State:
+def _velocity(ready: Prepared, t: Tensor, y: State, *tensors: Tensor) -> State:
+    return (ready.velocity(t, y[0], *tensors),)
+
+
+def _slope(ready: Prepared, e: Tensor | None, event_dim: int, t: Tensor, y: State, *tensors: Tensor) -> State:
     """Velocity and trace, the slope of the joint state."""
     if e is None:
-        return field.with_divergence(t, y[0], c)
-    v, estimates = hutchinson(lambda z: field(t, z, c), y[0], e, len(field.event_shape))
+        return ready.joint(t, y[0], *tensors)
+    v, estimates = hutchinson(lambda z: ready.velocity(t, z, *tensors), y[0], e, event_dim)
     return v, estimates.movedim(0, -1)
-
-
-class _Slope(nn.Module):
-    """The same as a function of the field's weights, which solvers with gradients of their own must be handed."""
-
-    def __init__(self, field: Field, e: Tensor | None) -> None:
-        super().__init__()
-        self.field, self.e = field, e
-
-    def forward(self, t: Tensor, y: State, c: Tensor | None = None) -> State:
-        return _slope(self.field, self.e, t, y, c)

@@ -127,10 +127,16 @@ class Residual(Transform):
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, g = self._enter(z, c)
-        x = self._fixed_point(g, z)[0]
-        if torch.is_grad_enabled() and not _is_exporting():
-            x = attach(x, z, g, self._newton(g, x))
+        x = self._inverted(g, z)
         return x, -self._shift_and_ladj(g, x)[1]
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        x, g = self._enter(x, c)
+        return x + g(x)
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        z, g = self._enter(z, c)
+        return self._inverted(g, z)
 
     def solve(self, z: Tensor, c: Tensor | None = None, *, tolerance: float | None = None) -> tuple[Tensor, Tensor]:
         r"""Invert without log-determinant and gradient, and say how well.
@@ -186,6 +192,12 @@ class Residual(Transform):
         """``x`` at the joint batch shape, and the network as a function of ``x`` alone."""
         c = c if self.context else None
         return expand_to_context(x, c, self.event_dim), _Bound(self.net, c, self.net.weights())
+
+    def _inverted(self, g: _Bound, z: Tensor) -> Tensor:
+        x = self._fixed_point(g, z)[0]
+        if torch.is_grad_enabled() and not _is_exporting():
+            x = attach(x, z, g, self._newton(g, x))
+        return x
 
     def _fixed_point(self, g: _Bound, z: Tensor) -> tuple[Tensor, Tensor]:
         return contraction_inverse(g, z, self.net.lipschitz, self.event_dim, self.net.order)
