@@ -52,7 +52,9 @@ def test_the_cheapest_accurate_solver_is_chosen(wild):
     assert check_solver(tuned, ROWS).error == pytest.approx(line.error, rel=1e-2)
     assert (table[(table.method == "tsit5")].error.diff().dropna() < 0).all()
     assert solved_layers(wild)[0].steps == 2, "the flow itself is left as it was"
-    with pytest.raises(ConfigError, match=r"no solver tried is within 1e-12 nats; the best is method='midpoint', steps=2"):
+    with pytest.raises(
+        ConfigError, match=r"no solver tried is within 1e-12 nats; the best is method='midpoint', steps=2"
+    ):
         tune_solver(wild, ROWS, tolerance=1e-12, methods=["midpoint"], grids=[1, 2])
 
 

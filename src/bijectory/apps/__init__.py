@@ -13,7 +13,7 @@ from bijectory.apps.images import (
     read_images,
 )
 from bijectory.apps.kind import run_kind
-from bijectory.apps.solvers import SolverCheck, check_solver, settle_solver, solved_layers, tune_solver, with_solver
+from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 

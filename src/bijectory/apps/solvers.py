@@ -2,7 +2,8 @@ r"""How accurate is the solver of a continuous flow, and how many evaluations do
 
 The density of a continuous flow is true to the accuracy of its solver. ``check_solver`` asks for the same log-likelihoods
 at a tolerance a hundred times tighter; ``tune_solver`` measures error against evaluations of the field (NFE) on grids of
-growing size and picks the cheapest that is good enough. Errors are those of single rows, in nats: those of a mean could cancel.
+growing size and picks the cheapest that is good enough. Errors are those of single rows, in nats:
+those of a mean could cancel.
 """
 
 import contextlib
@@ -215,7 +216,7 @@ def evaluations(flow: Flow, x: Tensor, c: Tensor | None = None) -> float:
             c = flow.embed(c)
         for layer in flow.transform if isinstance(flow.transform, Chain) else [flow.transform]:
             if isinstance(layer, Continuous):
-                total += float(layer.evaluations(x, c)[0].double().mean())
+                total += float(layer.evaluations(x, c).number.double().mean())
             x = layer.forward(x, c)[0]
     return total
 

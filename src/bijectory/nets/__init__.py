@@ -13,6 +13,7 @@ from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.redrawn import Redrawn
 from bijectory.nets.schedules import (
     Cosine,
     Schedule,
@@ -21,7 +22,6 @@ from bijectory.nets.schedules import (
     VarianceExploding,
     VariancePreserving,
 )
-from bijectory.nets.redrawn import Redrawn
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.volume import VolumePreserving
 
@@ -50,11 +50,11 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "Prepared",
+    "Redrawn",
     "Schedule",
     "Straight",
     "SubVariancePreserving",
-    "Prepared",
-    "Redrawn",
     "TimeMLP",
     "VarianceExploding",
     "VariancePreserving",

@@ -17,6 +17,7 @@ from bijectory.objectives.matching import FlowMatching
 from bijectory.objectives.paths import BrownianBridge, ConstantNoise, Interpolant, Path, PathNoise, SineSquared
 from bijectory.objectives.reflow import reflow, straightness
 from bijectory.objectives.registry import OBJECTIVES, find_objective
+from bijectory.objectives.regularized import RegularizedLikelihood
 from bijectory.objectives.reverse_kl import ReverseKL
 from bijectory.objectives.times import LogitNormalTimes, PowerTimes, Times, UniformTimes
 
@@ -39,6 +40,7 @@ __all__ = [
     "Path",
     "PathNoise",
     "PowerTimes",
+    "RegularizedLikelihood",
     "ReverseKL",
     "SchrodingerBridge",
     "SineSquared",

@@ -8,11 +8,13 @@ from bijectory.objectives.batch import Objective
 from bijectory.objectives.couplings import ConditionalOptimalTransport
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.matching import FlowMatching
+from bijectory.objectives.regularized import RegularizedLikelihood
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "nll": lambda: nll,
     "flow_matching": FlowMatching,
     "ot_flow_matching": lambda: FlowMatching(coupling=ConditionalOptimalTransport()),
+    "rnode": RegularizedLikelihood,
 }
 """What makes an objective with its default settings, by name."""
 
