@@ -250,7 +250,7 @@ def settle_solver(flow: Flow, x: Tensor, c: Tensor | None = None) -> tuple[Flow,
         return flow, None
     found = check_solver(flow, x, c)
     if not found.ok:
-        methods = dict.fromkeys(k.method for k in solved_layers(flow))
+        methods = dict.fromkeys([*(k.method for k in solved_layers(flow)), "tsit5"])
         with contextlib.suppress(ConfigError):  # no grid is good enough: the check says by how much
             flow = tune_solver(flow, x, c, methods=tuple(methods))[0]
             found = check_solver(flow, x, c)

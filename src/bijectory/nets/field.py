@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
     """A field made ready for many evaluations at the same weights and context.
 
     Attributes:
-        velocity: ``(t, z, *tensors) -> v``.
+        velocity: ``(t, z, *tensors) -> v``, with the tensors of either preparation.
         joint: ``(t, z, *tensors) -> (v, divergence)``; needs tensors that were prepared with the divergence.
         tensors: All that the two read and that may want a gradient.
 
@@ -174,6 +174,11 @@ class TimeMLP(Field):
         once = perceptron.prepared(self._weights()) if divergence else ()
         return Prepared(self._velocity, self._joint, (*self._tensors(c), *once))
 
+    @property
+    def _own(self) -> int:
+        """How many of the prepared tensors make the velocity; the others are for its divergence."""
+        return 2 * len(self.hidden) + 3
+
     def _weights(self) -> list[Tensor]:
         return [layer.weight for layer in (*self.net.layers, self.net.head)]
 
@@ -187,13 +192,12 @@ class TimeMLP(Field):
         return (first.weight, bias, *(p for layer in others for p in (layer.weight, layer.bias)), self.time_weight)
 
     def _velocity(self, t: Tensor, z: Tensor, *tensors: Tensor) -> Tensor:
-        return self._layers(t, z, tensors)[0]
+        return self._layers(t, z, tensors[: self._own])[0]
 
     def _joint(self, t: Tensor, z: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        own = 2 * len(self.hidden) + 3
-        v, hidden = self._layers(t, z, tensors[:own])
+        v, hidden = self._layers(t, z, tensors[: self._own])
         slope = SLOPES[self.activation]
-        trace = perceptron.divergence(tensors[own:], [slope(a, h) for a, h in hidden])
+        trace = perceptron.divergence(tensors[self._own :], [slope(a, h) for a, h in hidden])
         return v, trace.expand(v.shape[:-1])
 
     def _layers(self, t: Tensor, z: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
