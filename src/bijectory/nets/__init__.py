@@ -5,6 +5,7 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
+from bijectory.nets.conv_field import ConvField
 from bijectory.nets.field import Field, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
@@ -13,7 +14,10 @@ from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.potential import Potential
+from bijectory.nets.residual_field import ResidualField
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
+from bijectory.nets.unet import UNetField
 from bijectory.nets.volume import VolumePreserving
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "ContextConv",
     "Contraction",
     "Conv",
+    "ConvField",
     "ConvNet",
     "ConvResNet",
     "Dense",
@@ -40,7 +45,10 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "Potential",
+    "ResidualField",
     "TimeMLP",
+    "UNetField",
     "ViT",
     "VolumePreserving",
 ]
