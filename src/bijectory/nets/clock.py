@@ -69,4 +69,4 @@ class Modulation(nn.Module):
         """``1 + s`` and ``b``, shaped to broadcast against ``h``."""
         scale, shift = self.head(embedding).chunk(2, -1)
         ones = (1,) * self.trailing
-        return tuple(u.reshape(*u.shape, *ones) for u in (1 + scale, shift))  # type: ignore[return-value]
+        return tuple(u.reshape(*u.shape, *ones) for u in (1 + scale, shift))
