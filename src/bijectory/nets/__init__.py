@@ -16,6 +16,14 @@ from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
 from bijectory.nets.potential import Potential
 from bijectory.nets.residual_field import ResidualField
+from bijectory.nets.schedules import (
+    Cosine,
+    Schedule,
+    Straight,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.unet import UNetField
 from bijectory.nets.volume import VolumePreserving
@@ -33,6 +41,7 @@ __all__ = [
     "ConvField",
     "ConvNet",
     "ConvResNet",
+    "Cosine",
     "Dense",
     "Field",
     "Freezable",
@@ -49,6 +58,12 @@ __all__ = [
     "ResidualField",
     "TimeMLP",
     "UNetField",
+    "Schedule",
+    "Straight",
+    "SubVariancePreserving",
+    "TimeMLP",
+    "VarianceExploding",
+    "VariancePreserving",
     "ViT",
     "VolumePreserving",
 ]

@@ -2,16 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, ContextError, check
-from bijectory.objectives.batch import Batch
+from bijectory.objectives.batch import Batch, Objective
 from bijectory.objectives.likelihood import nll
-
-Objective = Callable[[nn.Module, Batch], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What an objective is given."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
@@ -22,3 +23,7 @@ class Batch(NamedTuple):
     x: Tensor
     c: Tensor | None = None
     weight: Tensor | None = None
+
+
+Objective = Callable[[nn.Module, Batch], Tensor]
+"""A (weighted) mean over the rows of the batch, lower is better."""

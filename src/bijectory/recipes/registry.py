@@ -35,6 +35,7 @@ class Recipe:
         sampling: What latent -> data costs.
         ladj: What the log-determinant costs beside the map, in the number of features ``d``.
         exact: False where the log-determinant is an estimate or a bound.
+        objective: Name in ``objectives.OBJECTIVES`` of what the architecture is trained with unless asked otherwise.
         event: ``features`` for rows of a table, ``image`` for ``(channels, height, width)``.
         summary: First line of the function's docstring.
     """
@@ -47,6 +48,7 @@ class Recipe:
     sampling: Cost
     ladj: str
     exact: bool
+    objective: str
     event: Literal["features", "image"]
     summary: str
 
@@ -62,6 +64,7 @@ def recipe(
     sampling: Cost = "one pass",
     ladj: str = "O(d)",
     exact: bool = True,
+    objective: str = "nll",
 ) -> Callable[[Callable[P, Flow]], Callable[P, Flow]]:
     """Register a function that returns a ``Flow`` under its own name; its arguments are checked.
 
@@ -75,6 +78,7 @@ def recipe(
         sampling: What latent -> data costs.
         ladj: What the log-determinant costs beside the map.
         exact: False where the log-determinant is an estimate or a bound.
+        objective: Name of what it is trained with unless asked otherwise.
     """
 
     def register(build: Callable[P, Flow]) -> Callable[P, Flow]:
@@ -88,7 +92,7 @@ def recipe(
         summary = (inspect.getdoc(build) or "").split("\n", 1)[0]
         event: Literal["features", "image"] = "image" if "shape" in inspect.signature(build).parameters else "features"
         RECIPES[build.__name__] = Recipe(
-            build.__name__, checked, paper, year, density, sampling, ladj, exact, event, summary
+            build.__name__, checked, paper, year, density, sampling, ladj, exact, objective, event, summary
         )
         return checked
 

@@ -45,7 +45,7 @@ def discrete_columns(columns: Sequence[Column], values: np.ndarray) -> Iterator[
             )
         elif c.step is None and n > FEW and c.distinct < (1 - POINT_MASS) * n:
             different, counts = np.unique(values[:, k], return_counts=True)
-            top = int(counts.argmax())
+            top = int(np.argmax(counts))
             if counts[top] > POINT_MASS * n:
                 yield (
                     f"column {c.name!r} is {different[top]:g} in {counts[top] / n:.0%} of the rows; a point mass has no "

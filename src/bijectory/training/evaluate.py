@@ -2,16 +2,14 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from bijectory.objectives import Batch
+from bijectory.objectives.batch import Batch, Objective
 from bijectory.training import rng
 from bijectory.training.data import Rows
-
-Objective = Callable[[nn.Module, Batch], Tensor]
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.objectives import Batch, nll
+from bijectory.objectives.batch import Objective
 from bijectory.training import guard, rng
 from bijectory.training.callbacks import Callback
 from bijectory.training.config import FitConfig
 from bijectory.training.data import CHUNK, CHUNK_VALUES, Data, Rows, as_data, digest, prepare
 from bijectory.training.ema import EMA
-from bijectory.training.evaluate import Objective, compiled, mean_loss, quietly
+from bijectory.training.evaluate import compiled, mean_loss, quietly
 from bijectory.training.progress import Progress
 from bijectory.training.schedule import learning_rate
 from bijectory.training.session import Session

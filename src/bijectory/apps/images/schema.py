@@ -197,7 +197,7 @@ def _whole(x: np.ndarray) -> bool:
 
 
 def _first(bad: np.ndarray) -> int:
-    return int(bad.reshape(len(bad), -1).any(1).argmax())
+    return int(np.argmax(bad.reshape(len(bad), -1).any(1)))
 
 
 def _plain(label: Any) -> int | str:

@@ -1,0 +1,61 @@
+"""Gaussian paths: slopes against autodiff, ends, and the stochastic equations of the literature."""
+
+import math
+
+import pytest
+import torch
+
+from bijectory.errors import ConfigError
+from bijectory.nets import Cosine, Straight, SubVariancePreserving, VarianceExploding, VariancePreserving
+
+SCHEDULES = [Straight(), Cosine(), VariancePreserving(), SubVariancePreserving(), VarianceExploding()]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_slopes_are_derivatives(schedule):
+    t = torch.linspace(max(schedule.start, 0.01), 0.99, 50, dtype=torch.float64, requires_grad=True)
+    for value, slope in ((schedule.alpha, schedule.alpha_slope), (schedule.sigma, schedule.sigma_slope)):
+        if value(t).requires_grad and type(schedule).__name__ + value.__name__ != "VarianceExplodingalpha":
+            (expected,) = torch.autograd.grad(value(t).sum(), t)
+            torch.testing.assert_close(slope(t).detach(), expected, rtol=1e-10, atol=1e-10)
+        else:
+            assert torch.equal(slope(t), torch.zeros_like(t))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_paths_lead_from_data_to_noise(schedule):
+    ends = torch.tensor([schedule.start, 1.0], dtype=torch.float64)
+    alpha, sigma = schedule.alpha(ends), schedule.sigma(ends)
+    assert abs(alpha[0] - 1) < 1e-3
+    assert sigma[0] < 0.02
+    assert abs(alpha[1] / sigma[1]) < 0.021
+    t = torch.linspace(schedule.start, 1, 100, dtype=torch.float64)
+    assert bool((schedule.sigma(t).diff() > 0).all())
+    assert bool((schedule.alpha(t).diff() <= 0).all())
+
+
+def test_equations_of_song_and_others():
+    t = torch.linspace(0.01, 1, 20, dtype=torch.float64)
+    beta = 0.1 + 19.9 * t
+    integral = 0.1 * t + 19.9 * t**2 / 2
+    vp, sub, ve = VariancePreserving(), SubVariancePreserving(), VarianceExploding()
+    torch.testing.assert_close(vp.drift(t), -beta / 2)  # eq. 11
+    torch.testing.assert_close(vp.diffusion(t), beta)
+    torch.testing.assert_close(sub.drift(t), -beta / 2)  # eq. 12
+    torch.testing.assert_close(sub.diffusion(t), beta * (1 - torch.exp(-2 * integral)))
+    torch.testing.assert_close(ve.drift(t), torch.zeros_like(t))
+    torch.testing.assert_close(ve.diffusion(t), 2 * math.log(5000) * ve.sigma(t) ** 2)  # eq. 9, d(sigma^2)/dt
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments"),
+    [
+        (VariancePreserving, {"beta_min": 0.0}),
+        (VariancePreserving, {"beta_max": 0.01}),
+        (SubVariancePreserving, {"start": 1.0}),
+        (VarianceExploding, {"sigma_max": 0.001}),
+    ],
+)
+def test_ranges_are_checked(build, arguments):
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
+        build(**arguments)
