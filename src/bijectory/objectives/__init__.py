@@ -6,6 +6,7 @@ from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.registry import OBJECTIVES, find_objective
 from bijectory.objectives.reverse_kl import ReverseKL
+from bijectory.objectives.transport import TransportRegularized, follow
 
 __all__ = [
     "OBJECTIVES",
@@ -13,7 +14,9 @@ __all__ = [
     "ContextDropout",
     "NoisyData",
     "ReverseKL",
+    "TransportRegularized",
     "dequantized_nll",
     "find_objective",
+    "follow",
     "nll",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bijectory.objectives.batch import Batch, Objective
 from bijectory.training import rng
 from bijectory.training.data import Rows
+from bijectory.transforms import Continuous
 
 
 @contextlib.contextmanager
@@ -22,6 +23,13 @@ def quietly(model: nn.Module, seed: int) -> Iterator[None]:
             yield
     finally:
         model.train(mode)
+
+
+def redraw(model: nn.Module) -> None:
+    """Fresh probes for every continuous layer with an estimated trace, or it would learn to please the old ones."""
+    for layer in model.modules():
+        if isinstance(layer, Continuous):
+            layer.redraw()
 
 
 def mean_loss(loss: Objective, model: nn.Module, rows: Rows, batches: Iterable[Batch]) -> float:

@@ -17,7 +17,7 @@ from bijectory.training.callbacks import Callback
 from bijectory.training.config import FitConfig
 from bijectory.training.data import CHUNK, CHUNK_VALUES, Data, Rows, as_data, digest, prepare
 from bijectory.training.ema import EMA
-from bijectory.training.evaluate import compiled, mean_loss, quietly
+from bijectory.training.evaluate import compiled, mean_loss, quietly, redraw
 from bijectory.training.progress import Progress
 from bijectory.training.schedule import learning_rate
 from bijectory.training.session import Session
@@ -160,6 +160,7 @@ class Loop:
         run, config = self.run, self.config
         rows = self.train.weigh(batch)
         run.optimizer.zero_grad(set_to_none=True)
+        redraw(self.model)
         loss = self.loss(self.model, batch)
         # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
         (loss * (rows / self.batch_size)).backward()
@@ -236,6 +237,7 @@ class Loop:
             return None
         size = max(self.valid.within(CHUNK, CHUNK_VALUES), self.batch_size)
         with quietly(self.model, self.config.seed), self.run.averaged():
+            redraw(self.model)  # the same every time, and those of the model that is kept
             return mean_loss(self.loss, self.model, self.valid, self.valid.chunks(size))
 
     def probe(self) -> float:
