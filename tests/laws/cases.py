@@ -12,8 +12,15 @@ import torch
 from torch.nn.functional import softplus
 
 import bijectory as bj
-from bijectory.nets import LipschitzDenseNet, LipschitzNet
-from bijectory.testing import Subject, randomize
+from bijectory.nets import Field, LipschitzDenseNet, LipschitzNet, ResidualField
+from bijectory.testing import (
+    COSTLY_DENSITY_LAWS,
+    COSTLY_TRANSFORM_LAWS,
+    DENSITY_LAWS,
+    TRANSFORM_LAWS,
+    Subject,
+    randomize,
+)
 from bijectory.testing.subject import everywhere, unchanged
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
@@ -174,6 +181,11 @@ def _continuous(features: int, c: int, trace: str) -> bj.Continuous:
     return bj.Continuous(bj.nets.TimeMLP(features, c, (8,), frequencies=0), "dopri8", 1, trace, probes=2)
 
 
+def _gentle(field: Field) -> bj.Continuous:
+    """A quarter of the stages: with weights below 0.1 a field is so nearly constant that order 4 is exact to rounding."""
+    return bj.Continuous(field, "rk4", 1)
+
+
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), (0,)),
     Case("Affine", lambda _: bj.Affine(), (0,)),
@@ -297,6 +309,13 @@ TRANSFORMS = [
     Case("Residual-series", _estimated, features=1),
     # Integrators are exact to their error only: order 8 and gentle fields make that less than rounding.
     Case("Continuous", lambda c: _continuous(2, c, "exact"), features=2, weights=0.1),
+    Case(
+        "Continuous-residual",
+        lambda c: _gentle(ResidualField(2, c, 6, 1, frequencies=0)),
+        (CONTEXT,),
+        features=2,
+        weights=0.05,
+    ),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
     Case("Continuous-hutch++", lambda c: _continuous(1, c, "hutch++"), (CONTEXT,), features=1, weights=0.1),
@@ -397,6 +416,20 @@ def _residual_image(c: int) -> bj.Flow:
     return bj.residual_image((1, 2, 2), c, levels=4, steps=1, hidden=(4,), lipschitz=0.1, ladj="exact")
 
 
+def _ffjord_image(c: int) -> bj.Flow:
+    return bj.ffjord_image((1, 2, 2), c, levels=4, hidden=3, frequencies=0, trace="exact", steps=1)
+
+
+def _cnf_image(c: int) -> bj.Flow:
+    unet = {"hidden": 2, "multipliers": (1,), "groups": None, "frequencies": 0}
+    return bj.cnf_image((1, 1, 2), c, levels=4, **unet, trace="exact", method="rk4", steps=1)
+
+
+# Solutions of image fields take their time, and the fields have laws of their own: of the solutions, these in every run.
+_QUICK = {"shapes", "joint_draw", "density_rows_are_independent", "round_trip", "ladj_opposite", "jacobian"}
+_ALL = (*TRANSFORM_LAWS, *COSTLY_TRANSFORM_LAWS, *DENSITY_LAWS, *COSTLY_DENSITY_LAWS)
+SOLVED = tuple({law.__name__ for law in _ALL} - _QUICK)
+GENTLE = {"hidden": (8,), "frequencies": 0, "method": "rk4", "steps": 1}
 ACCURATE = {"method": "dopri8", "steps": 1, "frequencies": 0}  # the error of the solver below rounding
 
 RECIPES = [
@@ -444,6 +477,19 @@ RECIPES = [
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
     Case("rnode", lambda c: bj.rnode(1, c, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
+    Case(
+        "otflow",
+        lambda c: bj.otflow(2, c, hidden=6, steps=1),
+        (CONTEXT,),
+        features=2,
+        weights=0.05,
+        idle=("slope_time",),  # a gain of the potential in time alone moves nothing
+    ),
+    Case("hybrid", lambda c: bj.hybrid(2, c, layers=1, bins=4, **GENTLE), (CONTEXT,), features=2, weights=0.02),
+    Case("hybrid-1d", lambda c: bj.hybrid(1, c, layers=1, bins=4, **GENTLE), (CONTEXT,), features=1, weights=0.02),
+    # The laws are about numbers, not estimates; the fields' own laws are in tests/test_fields.py, odd sizes too.
+    Case("ffjord_image-exact", _ffjord_image, (CONTEXT,), **PIXELS | {"weights": 0.05}, slow=SOLVED),
+    Case("cnf_image-exact", _cnf_image, (CONTEXT,), **PIXELS | {"weights": 0.05, "features": (1, 1, 2)}, slow=SOLVED),
     # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
     Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
     Case(

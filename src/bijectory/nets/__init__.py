@@ -5,6 +5,7 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
+from bijectory.nets.conv_field import ConvField
 from bijectory.nets.field import Field, Prepared, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
@@ -13,7 +14,9 @@ from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.potential import Potential
 from bijectory.nets.redrawn import Redrawn
+from bijectory.nets.residual_field import ResidualField
 from bijectory.nets.schedules import (
     Cosine,
     Schedule,
@@ -23,6 +26,7 @@ from bijectory.nets.schedules import (
     VariancePreserving,
 )
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
+from bijectory.nets.unet import UNetField
 from bijectory.nets.volume import VolumePreserving
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "ContextConv",
     "Contraction",
     "Conv",
+    "ConvField",
     "ConvNet",
     "ConvResNet",
     "Cosine",
@@ -50,12 +55,15 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "Potential",
     "Prepared",
     "Redrawn",
+    "ResidualField",
     "Schedule",
     "Straight",
     "SubVariancePreserving",
     "TimeMLP",
+    "UNetField",
     "VarianceExploding",
     "VariancePreserving",
     "ViT",

@@ -12,7 +12,7 @@ from bijectory.ops.shape import linear
 
 
 class Conv(nn.Module):
-    """Convolution that keeps height and width, plus an optional additive context term without bias.
+    """Convolution that keeps height and width (divides them by its stride), plus an additive context term without bias.
 
     Args:
         inputs: Channels of ``x``.
@@ -21,6 +21,7 @@ class Conv(nn.Module):
         context: Width of ``c``; the context enters as a bias, so one row of ``c`` serves many images.
         scale: Multiplies the initial weights.
         weight_norm: Train length and direction of every output's weights apart (Salimans, Kingma 2016, arXiv:1602.07868).
+        stride: Every which pixel of both directions is kept.
 
     Example:
         >>> Conv(3, 8, context=2)(torch.zeros(5, 3, 4, 4), torch.zeros(2)).shape
@@ -36,14 +37,16 @@ class Conv(nn.Module):
         scale: float = 1.0,
         *,
         weight_norm: bool = False,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         check(kernel >= 1 and kernel % 2 == 1, ConfigError, f"kernel must be odd, got {kernel}.")
+        check(stride >= 1, ConfigError, f"stride must be at least 1, got {stride}.")
         self.inputs, self.outputs, self.kernel, self.context, self.scale = inputs, outputs, kernel, context, scale
         bound = scale / math.sqrt(inputs * kernel**2)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
-        self.weight_norm = weight_norm
+        self.weight_norm, self.stride = weight_norm, stride
         self.gain = nn.Parameter(self._lengths().detach()) if weight_norm else None
         bound = scale / math.sqrt(max(context, 1))
         self.context_weight = nn.Parameter(torch.empty(outputs, context).uniform_(-bound, bound)) if context else None
@@ -53,7 +56,7 @@ class Conv(nn.Module):
         weight: Tensor = self.weight
         if self.gain is not None:
             weight = (self.gain / self._lengths()).reshape(-1, 1, 1, 1) * weight
-        out = conv2d(x, weight, self.bias)
+        out = conv2d(x, weight, self.bias, self.stride)
         if c is None or self.context_weight is None:
             return out
         return out + linear(c, self.context_weight).unsqueeze(-1).unsqueeze(-1)

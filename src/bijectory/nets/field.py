@@ -18,7 +18,7 @@ from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.mlp import HEAD_SCALE, MLP, Dense
 from bijectory.ops import divergence, perceptron
-from bijectory.ops.shape import linear
+from bijectory.ops.shape import expand_to_context, linear
 
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": lambda _, h: 1 - h.square(),
@@ -77,7 +77,9 @@ class Field(nn.Module, abc.ABC):
 
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Velocity and its exact divergence ``(*batch,)``: here by one pass backwards for each entry of the event."""
-        return divergence.exact(lambda u: self(t, u, c), z, len(self.event_shape))
+        dims = len(self.event_shape)
+        z = expand_to_context(expand_to_context(z, c if self.context else None, dims), t.unsqueeze(-1), dims)
+        return divergence.exact(lambda u: self(t, u, c), z, dims)
 
     def prepare(self, c: Tensor | None = None, *, divergence: bool = True, functional: bool = True) -> Prepared:
         """The field at a context as a function of tensors; here of the context and the parameters as they are.

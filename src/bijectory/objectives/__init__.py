@@ -20,6 +20,7 @@ from bijectory.objectives.registry import OBJECTIVES, find_objective
 from bijectory.objectives.regularized import RegularizedLikelihood
 from bijectory.objectives.reverse_kl import ReverseKL
 from bijectory.objectives.times import LogitNormalTimes, PowerTimes, Times, UniformTimes
+from bijectory.objectives.transport import TransportRegularized, follow
 
 __all__ = [
     "OBJECTIVES",
@@ -45,9 +46,11 @@ __all__ = [
     "SchrodingerBridge",
     "SineSquared",
     "Times",
+    "TransportRegularized",
     "UniformTimes",
     "dequantized_nll",
     "find_objective",
+    "follow",
     "nll",
     "reflow",
     "straightness",

@@ -9,12 +9,14 @@ from bijectory.objectives.couplings import ConditionalOptimalTransport
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.matching import FlowMatching
 from bijectory.objectives.regularized import RegularizedLikelihood
+from bijectory.objectives.transport import TransportRegularized
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "nll": lambda: nll,
     "flow_matching": FlowMatching,
     "ot_flow_matching": lambda: FlowMatching(coupling=ConditionalOptimalTransport()),
     "rnode": RegularizedLikelihood,
+    "transport": TransportRegularized,
 }
 """What makes an objective with its default settings, by name."""
 

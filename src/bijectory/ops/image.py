@@ -7,17 +7,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with zero padding that keeps height and width.
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Convolve with zero padding that keeps height and width; a stride divides them, rounded up.
 
     Args:
         x: ``(*batch, i, height, width)``.
         weight: ``(o, i, k, k)`` with odd ``k``.
         bias: ``(o,)`` or None.
+        stride: Every which pixel of both directions is kept.
     """
     batch = x.shape[:-3]
     flat = x if x.dim() == 4 else x.reshape(math.prod(batch), *x.shape[-3:])
-    out = F.conv2d(flat, weight, bias, padding=weight.shape[-1] // 2)
+    out = F.conv2d(flat, weight, bias, stride, weight.shape[-1] // 2)
     return out if x.dim() == 4 else out.reshape(*batch, *out.shape[-3:])
 
 
@@ -36,6 +37,35 @@ def unsqueeze(z: Tensor, factor: int) -> Tensor:
     *batch, c, h, w = z.shape
     blocks = z.reshape(*batch, c // factor**2, factor, factor, h, w)
     return blocks.movedim(-4, -2).movedim(-4, -1).reshape(*batch, c // factor**2, h * factor, w * factor)
+
+
+def double(x: Tensor, height: int, width: int) -> Tensor:
+    """Repeat every pixel in both directions, then cut to ``height`` and ``width``.
+
+    Example:
+        >>> double(torch.tensor([[[1.0, 2.0]]]), 1, 3)
+        tensor([[[1., 1., 2.]]])
+    """
+    rows = x.unsqueeze(-2).expand(*x.shape[:-1], 2, x.shape[-1]).flatten(-3, -2)
+    both = rows.unsqueeze(-1).expand(*rows.shape, 2).flatten(-2)
+    return both[..., :height, :width]
+
+
+def group_norm(x: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+    """Zero mean and unit variance over the pixels and channels of each group, every image by itself.
+
+    Args:
+        x: ``(*batch, C, H, W)``.
+        groups: Number of groups, a divisor of ``C``.
+        eps: Added to the variance.
+
+    References:
+        Group Normalization, Wu, He 2018, arXiv:1803.08494.
+    """
+    parts = x.unflatten(-3, (groups, -1))
+    centred = parts - parts.mean((-3, -2, -1), keepdim=True)
+    variance = centred.square().mean((-3, -2, -1), keepdim=True)
+    return (centred * (variance + eps).rsqrt()).flatten(-4, -3)
 
 
 def checkerboard(height: int, width: int, device: torch.device) -> Tensor:

@@ -4,7 +4,9 @@ from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.circular import ncsf
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.continuous import cnf, ffjord, rnode
+from bijectory.recipes.continuous_images import cnf_image, ffjord_image
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
+from bijectory.recipes.hybrid import hybrid
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.matching import cfm
 from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, sos, umnn
@@ -13,6 +15,7 @@ from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.residual_flows import idensenet, residual, residual_image
 from bijectory.recipes.tails import ttf
 from bijectory.recipes.transformer import jet, tarflow, tarflow_image
+from bijectory.recipes.transport import otflow
 
 __all__ = [
     "RECIPES",
@@ -21,13 +24,16 @@ __all__ = [
     "bnaf",
     "cfm",
     "cnf",
+    "cnf_image",
     "ffjord",
+    "ffjord_image",
     "find_recipe",
     "flowpp",
     "flowpp_image",
     "gaussianization",
     "gin",
     "glow",
+    "hybrid",
     "iaf",
     "idensenet",
     "jet",
@@ -37,6 +43,7 @@ __all__ = [
     "nice",
     "nsf",
     "nsf_ar",
+    "otflow",
     "pixel_noise",
     "planar",
     "radial",
