@@ -22,7 +22,7 @@ from benchmarks.speed.contestants import FAMILIES, OPERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("bijectory",)
-PEERS = ("zuko", "nflows", "normflows", "flowjax")
+PEERS = ("zuko", "nflows", "normflows", "flowjax", "torchdiffeq")
 
 
 class Worker:

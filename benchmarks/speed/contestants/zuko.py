@@ -2,10 +2,10 @@
 
 import torch
 import zuko
-from zuko.flows import MAF, NSF, Flow, GeneralCouplingTransform, UnconditionalDistribution
+from zuko.flows import CNF, MAF, NSF, Flow, GeneralCouplingTransform, UnconditionalDistribution
 
-from . import AUTOREGRESSIVE, BINS, COUPLINGS, HIDDEN
-from .torch_operations import TorchContestant
+from . import AUTOREGRESSIVE, BINS, COUPLINGS, FREQUENCIES, HIDDEN, TOLERANCE, VELOCITY
+from .torch_operations import TorchContestant, spread
 
 
 def model(family: str, features: int) -> torch.nn.Module:
@@ -26,10 +26,18 @@ def model(family: str, features: int) -> torch.nn.Module:
         return MAF(features, transforms=AUTOREGRESSIVE, hidden_features=HIDDEN)
     if family == "nsf_ar":
         return NSF(features, bins=BINS, transforms=AUTOREGRESSIVE, hidden_features=HIDDEN)
+    if family == "cnf":
+        net = {"hidden_features": VELOCITY, "activation": torch.nn.Tanh, "freqs": FREQUENCIES}
+        return spread(CNF(features, **net, atol=TOLERANCE, rtol=TOLERANCE))
     raise LookupError(family)
 
 
 class Contestant(TorchContestant):
+    def fine(self, model):
+        if isinstance(model, CNF):
+            model.transform.atol = model.transform.rtol = 1e-10
+        return model
+
     def log_prob(self, model, x):
         return model().log_prob(x)
 
