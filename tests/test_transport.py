@@ -146,17 +146,20 @@ def test_images_train_with_fresh_probes_and_are_judged_by_the_same(name):
     flow = getattr(bj, name)((1, 4, 4), 2, levels=4, method="rk4", steps=1, **small)
     assert not flow.exact
     probes = [m._probes for m in flow.modules() if isinstance(m, bj.Continuous)]
-    before, seen = [p.clone() for p in probes], []
+    before, seen, judged = [p.clone() for p in probes], [], []
 
-    class Watch(bj.Callback):
-        def on_step(self, run):
-            seen.append(probes[0].clone())
+    def watched(model, batch):
+        (seen if model.training else judged).append(probes[0].clone())
+        return bj.nll(model, batch)
 
     x = 4 * torch.rand(24, 1, 4, 4)
     data = (x, torch.eye(2)[torch.arange(24) % 2])
-    bj.fit(flow, data, config=bj.FitConfig(epochs=2, batch_size=8, progress=False), callbacks=[Watch()])
-    assert len({tuple(p.flatten().tolist()) for p in seen}) == len(seen), "every step has its own"
-    assert not torch.equal(probes[0], before[0])
+    bj.fit(flow, data, objective=watched, config=bj.FitConfig(epochs=2, batch_size=8, progress=False))
+    assert len({tuple(p.flatten().tolist()) for p in seen}) == len(seen) == 6, "every step has its own"
+    assert judged
+    assert all(torch.equal(p, before[0]) for p in (*judged, probes[0])), (
+        "validation and the model have those it came with"
+    )
     assert flow.log_prob(*data).isfinite().all()
     z, _ = flow.to_latent(*data)
     assert (flow.to_data(z, data[1])[0] - x).abs().max() < 1e-2
