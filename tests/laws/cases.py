@@ -171,7 +171,7 @@ def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneInte
 
 
 def _continuous(features: int, c: int, trace: str) -> bj.Continuous:
-    return bj.Continuous(bj.nets.TimeMLP(features, c, (8,), frequencies=0), "dopri8", 1, trace)
+    return bj.Continuous(bj.nets.TimeMLP(features, c, (8,), frequencies=0), "dopri8", 1, trace, probes=2)
 
 
 BIJECTIONS = [
@@ -299,6 +299,7 @@ TRANSFORMS = [
     Case("Continuous", lambda c: _continuous(2, c, "exact"), features=2, weights=0.1),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
+    Case("Continuous-hutch++", lambda c: _continuous(1, c, "hutch++"), (CONTEXT,), features=1, weights=0.1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -441,6 +442,7 @@ RECIPES = [
     ),
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
+    Case("rnode", lambda c: bj.rnode(1, c, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
     # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
     Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
     Case(

@@ -6,7 +6,6 @@ from bijectory.densities.base import Density
 from bijectory.densities.dequantize import Dequantized, bits_per_dim
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
-from bijectory.densities.estimate import log_prob_and_error
 from bijectory.densities.flow import Flow
 from bijectory.densities.guidance import denoise, guided_sample
 from bijectory.densities.mixture import GaussianMixture
@@ -64,5 +63,4 @@ __all__ = [
     "bits_per_dim",
     "denoise",
     "guided_sample",
-    "log_prob_and_error",
 ]

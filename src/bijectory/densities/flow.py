@@ -14,6 +14,7 @@ from bijectory.errors import check_type
 from bijectory.nets import Freezable
 from bijectory.ops.shape import expand_to_context, feature_major
 from bijectory.transforms.base import Transform
+from bijectory.transforms.stochastic import estimate_with_error
 
 
 class Flow(Density):
@@ -50,6 +51,35 @@ class Flow(Density):
         c = self._embed(c)
         z, ladj = self.transform.forward(self._enter(x, c), c)
         return self.base.log_prob(z, c) + ladj
+
+    def log_prob_and_error(
+        self, x: Tensor, c: Tensor | None = None, *, samples: int = 16, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-density with its standard error, from fresh draws of every layer that estimates its log-determinant.
+
+        Unbiased as far as the layers are: ``Continuous`` is, ``Residual`` with the roulette is. The error is that of these
+        draws, 0 without such layers; it counts neither the error of a solver nor a base density that is itself a bound. A
+        95 % interval is the mean ± 2.13 errors for 16 samples, see ``transforms.stochastic`` for others. No gradients.
+
+        Args:
+            x: ``(*batch, *event)``.
+            c: Context.
+            samples: Number of independent estimates, at least 2; each costs a ``log_prob``.
+            generator: Source of randomness; the global one if None.
+
+        Returns:
+            Mean and standard error, ``(*batch,)`` each.
+
+        Raises:
+            ConfigError: If ``samples < 2``.
+
+        Example:
+            >>> from bijectory import residual
+            >>> logp, error = residual(2, layers=1, ladj="roulette").log_prob_and_error(torch.zeros(5, 2))
+            >>> logp.shape, bool((error > 0).all())
+            (torch.Size([5]), True)
+        """
+        return estimate_with_error(self, lambda flow: flow.log_prob(x, c), samples, generator)
 
     def to_latent(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> latent: ``z`` and ``log|det dz/dx|``."""

@@ -5,6 +5,7 @@ from bijectory.objectives.batch import Batch
 from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.registry import OBJECTIVES, find_objective
+from bijectory.objectives.regularized import RegularizedLikelihood
 from bijectory.objectives.reverse_kl import ReverseKL
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Batch",
     "ContextDropout",
     "NoisyData",
+    "RegularizedLikelihood",
     "ReverseKL",
     "dequantized_nll",
     "find_objective",

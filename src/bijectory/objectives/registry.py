@@ -6,8 +6,9 @@ from collections.abc import Callable
 from bijectory.errors import ConfigError
 from bijectory.objectives.batch import Objective
 from bijectory.objectives.likelihood import nll
+from bijectory.objectives.regularized import RegularizedLikelihood
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"nll": lambda: nll}
+OBJECTIVES: dict[str, Callable[[], Objective]] = {"nll": lambda: nll, "rnode": RegularizedLikelihood}
 """What makes an objective with its default settings, by name."""
 
 

@@ -46,8 +46,9 @@ def roulette(survival: float, sure: int, samples: int, generator: torch.Generato
 
 
 def rademacher(shape: torch.Size, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Random signs: the probes of smallest variance."""
-    return torch.randint(0, 2, shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
+    """Random signs: the probes of smallest variance, made where the generator is."""
+    device = like.device if generator is None else generator.device
+    return torch.randint(0, 2, shape, generator=generator, device=device).to(like) * 2 - 1
 
 
 def power_series(
@@ -93,10 +94,3 @@ def power_series(
         surrogate = inner(products(series.detach()))
         total = total.detach() + (surrogate - surrogate.detach())
     return value, total
-
-
-def mean_and_error(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the first dimension and its standard error (infinite for one sample)."""
-    n = samples.shape[0]
-    spread = samples.std(0) if n > 1 else torch.full_like(samples[0], torch.inf)
-    return samples.mean(0), spread / n**0.5

@@ -3,7 +3,7 @@
 from bijectory.recipes.autoregressive import iaf, maf, nsf_ar
 from bijectory.recipes.circular import ncsf
 from bijectory.recipes.classics import bnaf, planar, radial, sylvester
-from bijectory.recipes.continuous import cnf, ffjord
+from bijectory.recipes.continuous import cnf, ffjord, rnode
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, sos, umnn
@@ -43,6 +43,7 @@ __all__ = [
     "recipe",
     "residual",
     "residual_image",
+    "rnode",
     "sos",
     "sylvester",
     "tarflow",

@@ -121,9 +121,9 @@ def residual_image(
     """Multi-scale residual layers with convolutional contractions (3x3, 1x1, 3x3) and actnorm, for images.
 
     The log-determinant is an estimate, fresh in training and fixed in evaluation, where its error is shared by all images:
-    report bits per dimension from ``log_prob_and_error``. Spectral norms are bounded in Fourier space instead of estimated
-    by power iteration; the first scale is squeezed too, half of the channels leave after each, and the whole is smaller than
-    published (3 scales of 16 blocks with 512 channels).
+    report bits per dimension from ``flow.log_prob_and_error``. Spectral norms are bounded in Fourier space instead of
+    estimated by power iteration; the first scale is squeezed too, half of the channels leave after each, and the whole is
+    smaller than published (3 scales of 16 blocks with 512 channels).
 
     Args:
         shape: ``(channels, height, width)`` of an image with pixels in ``[0, levels)``; height and width even.

@@ -7,6 +7,7 @@ from bijectory.transforms.causal import Causal, Jacobi
 from bijectory.transforms.chain import Chain
 from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.conv1x1 import Conv1x1
+from bijectory.transforms.costs import forward_with_costs
 from bijectory.transforms.coupling import Coupling
 from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.image_coupling import ImageCoupling
@@ -26,6 +27,7 @@ from bijectory.transforms.reshape import Reshape
 from bijectory.transforms.residual import Residual
 from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
+from bijectory.transforms.stochastic import Stochastic, estimate_with_error
 from bijectory.transforms.sylvester import Sylvester
 
 __all__ = [
@@ -60,8 +62,11 @@ __all__ = [
     "Rotation",
     "Squeeze",
     "Standardize",
+    "Stochastic",
     "Sylvester",
     "Transform",
+    "estimate_with_error",
+    "forward_with_costs",
     "random_permutation",
     "reversal",
 ]

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets.field import Field
 from bijectory.ops.adjoint import adjoint, checkpointed
-from bijectory.ops.divergence import hutchinson, mean_and_error, probes
+from bijectory.ops.divergence import deflated, inner, probes, pullback, split, spread
+from bijectory.ops.estimates import mean_and_error
 from bijectory.ops.ode import State, adaptive, find_tableau, fixed
-from bijectory.ops.shape import expand_to_context
-from bijectory.transforms.base import Transform
+from bijectory.ops.shape import expand_to_context, sum_event
+from bijectory.transforms.stochastic import Stochastic
 
+_TRACES = ("exact", "hutchinson", "hutch++")
 _GRADIENTS = ("solver", "checkpoint", "adjoint")
 
 
-class Continuous(Transform):
+class Continuous(Stochastic):
     r"""Solution at :math:`t = 1` of :math:`dz/dt = v(t, z, c)` from :math:`z(0) = x`, and back.
 
     .. math::
@@ -32,17 +34,21 @@ class Continuous(Transform):
     A fixed grid captures, maps and exports. ``steps=None`` adapts: every row takes steps of its own as ``rtol`` and ``atol``
     ask, which cannot be captured or mapped.
 
-    The trace is exact by default; a ``TimeMLP`` has it in closed form. ``trace="hutchinson"`` estimates it with probes that
-    are drawn at construction from ``seed`` and shared by all rows and calls, so that the layer is a function: then
-    ``exact = False``, and the flow's density is off by the same noise whenever it is asked. ``log_det`` says how far, with
-    fresh probes for every row. Call ``redraw`` before each step of training, or the field learns to please these probes.
+    The trace is exact by default: a ``TimeMLP`` has it in closed form, whatever the number of features; other fields need
+    as many passes as the event has entries, which is affordable up to a few tens. ``trace="hutchinson"`` estimates it with
+    probes that are drawn at construction from ``seed`` and shared by all rows and calls, so that the layer is a function:
+    then ``exact = False``, and the flow's density is off by the same noise whenever it is asked. ``log_det`` and
+    ``Flow.log_prob_and_error`` say how far, with fresh probes for every row. Call ``redraw`` before each step of training,
+    or the field learns to please these probes. ``trace="hutch++"`` uses half of the probes for the directions in which the
+    Jacobian is large and has less noise where these are few, for one pass more for each of them, see
+    ``ops.divergence.hutchpp``.
 
     Args:
         field: The velocity ``v``; of any event shape.
         method: Name of a tableau in ``bijectory.ops.tableaus``.
         steps: Steps of the fixed grid; None adapts them to the tolerances.
-        trace: ``"exact"``, or ``"hutchinson"``.
-        probes: Number of probes.
+        trace: ``"exact"``, ``"hutchinson"`` or ``"hutch++"``.
+        probes: Number of probes; at least 2 for ``"hutch++"``.
         noise: Kind of the probes: ``"rademacher"`` or ``"gaussian"``.
         seed: Of the private generator of probes.
         gradient: ``"solver"``: through the operations of the solver. ``"checkpoint"``: the same gradients, every step
@@ -77,7 +83,7 @@ class Continuous(Transform):
         field: Field,
         method: str = "tsit5",
         steps: int | None = 8,
-        trace: Literal["exact", "hutchinson"] = "exact",
+        trace: Literal["exact", "hutchinson", "hutch++"] = "exact",
         probes: int = 1,
         noise: Literal["rademacher", "gaussian"] = "rademacher",
         seed: int = 0,
@@ -90,9 +96,9 @@ class Continuous(Transform):
         check_type(field, Field, "field")
         tableau = find_tableau(method)
         check(steps is None or steps >= 1, ConfigError, f"steps must be at least 1, or None to adapt, got {steps}.")
-        known = ("exact", "hutchinson")
-        check(trace in known, ConfigError, f"trace must be one of {known}, got {trace!r}.")
-        check(probes >= 1, ConfigError, f"probes must be at least 1, got {probes}.")
+        check(trace in _TRACES, ConfigError, f"trace must be one of {_TRACES}, got {trace!r}.")
+        least = 2 if trace == "hutch++" else 1
+        check(probes >= least, ConfigError, f"probes must be at least {least} with trace={trace!r}, got {probes}.")
         check(gradient in _GRADIENTS, ConfigError, f"gradient must be one of {_GRADIENTS}, got {gradient!r}.")
         if steps is None:
             check(bool(tableau.error), ConfigError, f"method={method!r} has no error estimate, so it needs steps.")
@@ -115,7 +121,7 @@ class Continuous(Transform):
         return self._map(z, c, 1.0, 0.0)
 
     def redraw(self, generator: torch.Generator | None = None) -> None:
-        """Replace the probes of ``trace="hutchinson"``; nothing to do for an exact trace.
+        """Replace the probes of an estimated trace; nothing to do for an exact one.
 
         Args:
             generator: Where they come from; None: the global generator.
@@ -125,19 +131,19 @@ class Continuous(Transform):
             self._probes.copy_(self._draw(self.probes, seed=seed))
 
     def log_det(
-        self, x: Tensor, c: Tensor | None = None, samples: int = 16, *, generator: torch.Generator | None = None
+        self, x: Tensor, c: Tensor | None = None, *, samples: int = 16, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Estimate ``log|det dz/dx|`` with fresh probes for every row, and say how far off it may be.
 
         Args:
             x: ``(*batch, *event)``.
             c: Context ``(*batch, context)``.
-            samples: Probes of a row.
-            generator: Where the probes come from; None: a private one from ``seed``.
+            samples: Number of independent estimates of a row, with ``probes`` probes each; at least 2.
+            generator: Where the probes come from; the global one if None.
 
         Returns:
-            The mean over the probes and its standard error, ``(*batch,)`` each: of the noise of the estimate, not of the
-            solver. Zero error for an exact trace, which needs no probes; NaN for one sample.
+            Their mean and its standard error, ``(*batch,)`` each: of the noise of the estimate, not of the solver. Zero
+            error for an exact trace, which needs no probes.
 
         Example:
             >>> from bijectory.nets import TimeMLP
@@ -146,44 +152,83 @@ class Continuous(Transform):
             >>> error.shape
             torch.Size([5])
         """
-        check(samples >= 1, ConfigError, f"samples must be at least 1, got {samples}.")
+        check(samples >= 2, ConfigError, f"a standard error needs at least 2 samples, got {samples}.")
         c = c if self.context else None
         x = expand_to_context(x, c, self.event_dim)
         if self.exact:
             ladj = self._solve(x, c, 0.0, 1.0, None)[1]
             return ladj, torch.zeros_like(ladj)
-        batch = x.shape[: x.dim() - self.event_dim]
-        generator = generator or torch.Generator().manual_seed(self.seed)
-        e = self._draw(samples, batch, generator).to(x)
-        return mean_and_error(self._solve(x, c, 0.0, 1.0, e)[1].movedim(-1, 0))
+        x = x.expand(samples, *x.shape)
+        return mean_and_error(self._solve(x, c, 0.0, 1.0, self._fresh(x, generator))[1].mean(-1))
 
-    def _draw(
-        self, k: int, batch: tuple[int, ...] = (), generator: torch.Generator | None = None, *, seed: int | None = None
-    ) -> Tensor:
-        generator = generator or torch.Generator().manual_seed(self.seed if seed is None else seed)
-        return probes((k, *batch, *self.field.event_shape), self.noise, generator=generator).to(
-            torch.get_default_dtype()
-        )
+    def forward_with_costs(
+        self, x: Tensor, c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        r"""Data -> latent with the costs of the path, gathered in the same solve.
+
+        .. math::
+            \text{kinetic} = \int_0^1 |v|^2\, dt, \qquad
+            \text{jacobian} = \int_0^1 \Bigl\|\frac{\partial v}{\partial z}\Bigr\|_F^2\, dt
+            \approx \int_0^1 \frac1k \sum_{i=1}^k \Bigl|e_i^\top \frac{\partial v}{\partial z}\Bigr|^2 dt
+
+        The norm of the Jacobian is always an estimate, by the probes of the trace (with ``"hutch++"``, those of the sketch).
+        An exact trace has none: ``probes`` fresh ones are then drawn for every row, and the kinetic energy is exact.
+
+        Args:
+            x: ``(*batch, *event)``.
+            c: Context ``(*batch, context)``.
+            generator: Where fresh probes come from; the global one if None.
+
+        Returns:
+            ``z``, ``log|det dz/dx|``, and the costs by their names, ``(*batch,)`` each.
+
+        References:
+            How to Train Your Neural ODE: the World of Jacobian and Kinetic Regularization, Finlay, Jacobsen, Nurbekyan,
+            Oberman 2020, arXiv:2002.02798.
+
+        Example:
+            >>> from bijectory.nets import TimeMLP
+            >>> z, ladj, costs = Continuous(TimeMLP(2)).forward_with_costs(torch.ones(5, 2))
+            >>> {name: cost.shape for name, cost in costs.items()}
+            {'kinetic': torch.Size([5]), 'jacobian': torch.Size([5])}
+        """
+        c = c if self.context else None
+        x = expand_to_context(x, c, self.event_dim)
+        e = self._fresh(x, generator) if self._probes is None else self._probes
+        z, ladj, kinetic, jacobian = self._solve(x, c, 0.0, 1.0, e, costs=True)
+        return z, ladj if self.exact else ladj.mean(-1), {"kinetic": kinetic, "jacobian": jacobian}
+
+    def _draw(self, k: int, *, seed: int | None = None) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        return probes((k, *self.field.event_shape), self.noise, generator=generator).to(torch.get_default_dtype())
+
+    def _fresh(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Probes for every row of ``x``."""
+        return probes((self.probes, *x.shape), self.noise, generator=generator).to(x)
 
     def _map(self, x: Tensor, c: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, self.event_dim)
-        z, ladj = self._solve(x, c, start, end, self._probes)
-        return z, ladj if self._probes is None else ladj.mean(-1)
+        e = self._probes if self.exact or self.source is None else self._fresh(x, self.source)
+        z, ladj = self._solve(x, c, start, end, e)
+        return z, ladj if self.exact else ladj.mean(-1)
 
-    def _solve(self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None) -> State:
-        """End point and gathered trace: ``(*batch,)``, or ``(*batch, k)`` for ``k`` probes."""
+    def _solve(
+        self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None, *, costs: bool = False
+    ) -> State:
+        """End point, gathered trace (``(*batch,)``, or ``(*batch, k)`` for ``k`` estimates), and costs ``(*batch,)``."""
         batch = x.shape[: x.dim() - self.event_dim]
-        state = (x, x.new_zeros(batch if e is None else (*batch, len(e))))
+        traces = {"exact": (), "hutchinson": (self.probes,), "hutch++": (self.probes - self.probes // 2,)}[self.trace]
+        state = (x, x.new_zeros((*batch, *traces)), *(x.new_zeros(batch) for _ in range(2 * costs)))
         given, ends = () if c is None else (c,), {"start": start, "end": end, "method": self.method}
-        slope = functools.partial(_slope, self.field, e)
+        slope = functools.partial(_slope, self.field, self.trace, e, costs=costs)
         if self.steps is None:
             control = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
             return adaptive(slope, state, given, batch_dim=len(batch), **ends, **control).y  # type: ignore[arg-type]
         if self.gradient == "solver":
             return fixed(slope, state, given, steps=self.steps, **ends)  # type: ignore[arg-type]
         weights = dict(self.field.named_parameters(prefix="field"))
-        module = _Slope(self.field, e)
+        module = _Slope(self.field, self.trace, e, costs=costs)
 
         def functional(t: Tensor, y: State, *params: Tensor) -> State:
             n = len(given)
@@ -193,20 +238,34 @@ class Continuous(Transform):
         return solve(functional, state, (*given, *weights.values()), steps=self.steps, **ends)  # type: ignore[arg-type]
 
 
-def _slope(field: Field, e: Tensor | None, t: Tensor, y: State, c: Tensor | None = None) -> State:
-    """Velocity and trace, the slope of the joint state."""
+def _slope(
+    field: Field, trace: str, e: Tensor | None, t: Tensor, y: State, c: Tensor | None = None, *, costs: bool = False
+) -> State:
+    """The slope of the joint state: velocity, trace or its estimates, and the rates of the costs."""
     if e is None:
         return field.with_divergence(t, y[0], c)
-    v, estimates = hutchinson(lambda z: field(t, z, c), y[0], e, len(field.event_shape))
-    return v, estimates.movedim(0, -1)
+    event_dim = len(field.event_shape)
+    v, pull = pullback(lambda z: field(t, z, c), y[0])
+    if trace == "hutch++":
+        s, g = split(e)
+        rows = pull(s)
+        divergence = deflated(pull, rows, g, event_dim).movedim(0, -1)
+    else:
+        rows = pull(e)
+        divergence = inner(rows, spread(e, v), event_dim).movedim(0, -1)
+    if not costs:
+        return v, divergence
+    if trace == "exact":
+        divergence = field.with_divergence(t, y[0], c)[1]
+    return v, divergence, sum_event(v.square(), event_dim), inner(rows, rows, event_dim).mean(0)
 
 
 class _Slope(nn.Module):
     """The same as a function of the field's weights, which solvers with gradients of their own must be handed."""
 
-    def __init__(self, field: Field, e: Tensor | None) -> None:
+    def __init__(self, field: Field, trace: str, e: Tensor | None, *, costs: bool) -> None:
         super().__init__()
-        self.field, self.e = field, e
+        self.field, self.trace, self.e, self.costs = field, trace, e, costs
 
     def forward(self, t: Tensor, y: State, c: Tensor | None = None) -> State:
-        return _slope(self.field, self.e, t, y, c)
+        return _slope(self.field, self.trace, self.e, t, y, c, costs=self.costs)

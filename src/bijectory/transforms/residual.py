@@ -11,8 +11,9 @@ from bijectory.errors import ConfigError, ConvergenceError, check, check_type
 from bijectory.nets import Contraction
 from bijectory.ops import series
 from bijectory.ops.contraction import Map, attach, contraction_inverse, linear_solve
+from bijectory.ops.estimates import mean_and_error
 from bijectory.ops.shape import expand_to_context
-from bijectory.transforms.base import Transform
+from bijectory.transforms.stochastic import Stochastic
 
 EXACT_UP_TO = 32  # dimensions for which a whole Jacobian is worth it
 LADJ = ("auto", "exact", "series", "roulette")
@@ -36,7 +37,7 @@ class _Bound:
         return self.net.jacobian(x, self.c, self.weights)
 
 
-class Residual(Transform):
+class Residual(Stochastic):
     r"""Residual layer :math:`z = x + g(x; c)` with :math:`\|g(x) - g(y)\| \le \kappa \|x - y\|`, :math:`\kappa < 1`.
 
     The log-determinant :math:`\log\det(I + J_g)` is one of
@@ -51,8 +52,8 @@ class Residual(Transform):
     does, and take gradients by the Neumann series (first derivatives, memory of one product). In evaluation mode both are
     the series of ``terms`` terms on ``eval_probes`` probes that are part of the layer (a buffer, drawn from ``seed``): the
     same input gives the same number, and every derivative is that of the number. All rows share these probes, so their error
-    does not average out over a data set: for a figure to report take fresh draws, ``log_det`` or ``log_prob_and_error``,
-    which come with a standard error.
+    does not average out over a data set: for a figure to report take fresh draws, ``log_det`` or
+    ``Flow.log_prob_and_error``, which come with a standard error.
 
     The inverse is Banach's fixed-point iteration, whose gradients are implicit, of first and second order.
 
@@ -180,7 +181,7 @@ class Residual(Transform):
             return ladj, torch.zeros_like(ladj)
         weights = torch.ones(1, self.terms) if self.ladj == "series" else self._roulette(samples, generator)
         probes = series.rademacher(torch.Size((samples, *x.shape)), x, generator)
-        return series.mean_and_error(series.power_series(g, x, probes, weights, self.event_dim)[1])
+        return mean_and_error(series.power_series(g, x, probes, weights, self.event_dim)[1])
 
     def _enter(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, _Bound]:
         """``x`` at the joint batch shape, and the network as a function of ``x`` alone."""
@@ -194,9 +195,9 @@ class Residual(Transform):
         if self.exact:
             shift, j = g.jacobian(x)
             return shift, series.log_det(j)
-        if self.training:
-            probes = series.rademacher(torch.Size((self.probes, *x.shape)), x)
-            weights = torch.ones(1, self.terms) if self.ladj == "series" else self._roulette(1)
+        if self.training or self.source is not None:
+            probes = series.rademacher(torch.Size((self.probes, *x.shape)), x, self.source)
+            weights = torch.ones(1, self.terms) if self.ladj == "series" else self._roulette(1, self.source)
         else:
             signs = self.signs.to(x)  # type: ignore[union-attr]  # there in the stochastic modes
             probes = signs.reshape(len(signs), *(1,) * (x.dim() - self.event_dim), *self.net.shape)
