@@ -315,6 +315,7 @@ TRANSFORMS = [
         (CONTEXT,),
         features=2,
         weights=0.05,
+        slow=("captures",),  # the field captures by itself, and the solver with another
     ),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
@@ -485,8 +486,22 @@ RECIPES = [
         weights=0.05,
         idle=("slope_time",),  # a gain of the potential in time alone moves nothing
     ),
-    Case("hybrid", lambda c: bj.hybrid(2, c, layers=1, bins=4, **GENTLE), (CONTEXT,), features=2, weights=0.02),
-    Case("hybrid-1d", lambda c: bj.hybrid(1, c, layers=1, bins=4, **GENTLE), (CONTEXT,), features=1, weights=0.02),
+    Case(
+        "hybrid",
+        lambda c: bj.hybrid(2, c, layers=1, bins=4, **GENTLE),
+        (CONTEXT,),
+        features=2,
+        weights=0.02,
+        slow=("density_exports",),
+    ),
+    Case(
+        "hybrid-1d",
+        lambda c: bj.hybrid(1, c, layers=1, bins=4, **GENTLE),
+        (CONTEXT,),
+        features=1,
+        weights=0.02,
+        slow=SOLVED,
+    ),
     # The laws are about numbers, not estimates; the fields' own laws are in tests/test_fields.py, odd sizes too.
     Case("ffjord_image-exact", _ffjord_image, (CONTEXT,), **PIXELS | {"weights": 0.05}, slow=SOLVED),
     Case("cnf_image-exact", _cnf_image, (CONTEXT,), **PIXELS | {"weights": 0.05, "features": (1, 1, 2)}, slow=SOLVED),
