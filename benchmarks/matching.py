@@ -55,7 +55,7 @@ def train(flow, data, objective, epochs, lr):
 
 @torch.no_grad()
 def measure(flow, target, test, noise):
-    tight = solved(flow, steps=None, rtol=1e-6, atol=1e-6)
+    tight = solved(flow, steps=64)  # of order 5: exact to float32
     log_q, x = tight.log_prob(test), tight.to_data(noise)[0]
     scale = flow.transform[0].forward(x)[0].std()
     gap = target.log_prob(test) - log_q

@@ -66,7 +66,8 @@ def _fit_table(data: Path, wanted: Plan, out: Path, *, resume: bool, quiet: bool
     drop = table.pop("drop", [])
     check_columns(frame, drop, "--drop")
     frame = frame.drop(columns=drop)
-    config = table_config(len(frame), **{"progress": not quiet, **wanted.training})
+    settings = {"progress": not quiet, **wanted.training}
+    config = table_config(len(frame), recipe=wanted.model.get("recipe", "nsf"), **settings)
     if not resume:
         options.remove_run(out)
     return fit_table(frame, **wanted.model, **table, config=config, out=out, resume=resume)
