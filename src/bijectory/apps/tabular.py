@@ -109,7 +109,7 @@ def table_config(rows: int, *, recipe: str | Callable[..., Flow] = "nsf", **chan
     if rows >= 50_000 and changes.get("time_budget") is None:
         defaults["epochs"] = 60
     if isinstance(recipe, str) and find_recipe(recipe).objective != "nll":
-        defaults |= {"ema_decay": 0.999, "lr": 5e-3}
+        defaults |= {"ema_decay": 0.999, "lr": 1e-2 if large else 5e-3}
     return FitConfig(**{**defaults, **changes})
 
 
