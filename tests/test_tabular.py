@@ -353,6 +353,9 @@ def test_default_settings_follow_the_size():
     assert table_config(1000, batch_size=7, lr=1e-2).batch_size == 7
     assert table_config(1_000_000).epochs == 60
     assert table_config(1_000_000, time_budget=60.0).epochs is None
+    assert table_config(1000).ema_decay is None
+    assert table_config(1000, recipe="cfm").ema_decay == 0.999
+    assert table_config(1000, recipe=real_nvp).ema_decay is None
 
 
 def test_bad_rows_are_numbered_in_the_whole_table(fitted, monkeypatch):

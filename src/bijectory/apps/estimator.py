@@ -43,7 +43,7 @@ class _FlowEstimator(BaseEstimator):
             weight=weight,
             test_fraction=0.0,
             audit=False,
-            config=table_config(len(X), **settings, **chosen),
+            config=table_config(len(X), recipe=self.recipe, **settings, **chosen),
         )
         self.flow_: TableFlow = fitted.model
         self.history_: list[dict[str, Any]] = fitted.result.history

@@ -72,7 +72,8 @@ def _fit_table(data: Path, wanted: Plan, out: Path, *, resume: bool, quiet: bool
     drop = table.pop("drop", [])
     check_columns(frame, drop, "--drop")
     frame = frame.drop(columns=drop)
-    config = table_config(len(frame), **{"progress": not quiet, **wanted.training})
+    settings = {"progress": not quiet, **wanted.training}
+    config = table_config(len(frame), recipe=wanted.model.get("recipe", "nsf"), **settings)
     start = wanted.table.get("start")
     if start is not None:
         check(start.resolve() != out.resolve(), ConfigError, f"--start {start} is --out itself; choose another folder.")
