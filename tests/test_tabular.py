@@ -354,8 +354,8 @@ def test_default_settings_follow_the_size():
     assert table_config(1_000_000).epochs == 60
     assert table_config(1_000_000, time_budget=60.0).epochs is None
     assert table_config(1000).ema_decay is None
-    assert table_config(1000, recipe="cfm").ema_decay == 0.999
-    assert table_config(1000, recipe=real_nvp).ema_decay is None
+    assert table_config(1000, objective="ot_flow_matching").ema_decay == 0.999
+    assert table_config(1000, objective="rnode").ema_decay is None
 
 
 def test_bad_rows_are_numbered_in_the_whole_table(fitted, monkeypatch):

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
         bits_per_dim,
         denoise,
         guided_sample,
+        sde_sample,
     )
     from bijectory.io import load, load_metadata, save
     from bijectory.objectives import (
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
         RegularizedLikelihood,
         ReverseKL,
         SchrodingerBridge,
+        ScoreMatching,
         TransportRegularized,
         dequantized_nll,
         nll,
@@ -136,6 +138,7 @@ if TYPE_CHECKING:
         residual,
         residual_image,
         rnode,
+        score_sde,
         sos,
         sylvester,
         tarflow,
@@ -280,6 +283,7 @@ __all__ = [
     "Rotation",
     "Schema",
     "SchrodingerBridge",
+    "ScoreMatching",
     "Shift",
     "Sigmoid",
     "Sigmoidal",
@@ -355,6 +359,8 @@ __all__ = [
     "reversal",
     "rnode",
     "save",
+    "score_sde",
+    "sde_sample",
     "sos",
     "straightness",
     "sylvester",

@@ -186,6 +186,11 @@ def _gentle(field: Field) -> bj.Continuous:
     return bj.Continuous(field, "rk4", 1)
 
 
+def _probability_flow(c: int) -> bj.Continuous:
+    field = bj.nets.ProbabilityFlow(bj.nets.TimeMLP(2, c, (8,), frequencies=0), bj.nets.Cosine(), "v")
+    return bj.Continuous(field, "dopri8", 1)
+
+
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), (0,)),
     Case("Affine", lambda _: bj.Affine(), (0,)),
@@ -320,6 +325,7 @@ TRANSFORMS = [
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
     Case("Continuous-hutch++", lambda c: _continuous(1, c, "hutch++"), (CONTEXT,), features=1, weights=0.1),
+    Case("Continuous-score", _probability_flow, (CONTEXT,), features=2, weights=0.1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -433,6 +439,13 @@ SOLVED = tuple({law.__name__ for law in _ALL} - _QUICK)
 GENTLE = {"hidden": (8,), "frequencies": 0, "method": "rk4", "steps": 1}
 ACCURATE = {"method": "dopri8", "steps": 1, "frequencies": 0}  # the error of the solver below rounding
 
+
+def _score_sde(features: int, c: int, sde: str) -> bj.Flow:
+    """Little noise, which one accurate step resolves to rounding."""
+    little = {"beta_max": 0.11, "sigma_max": 0.02, "frequencies": 0}
+    return bj.score_sde(features, c, sde=sde, hidden=(8,), method="dopri8", steps=1, **little)
+
+
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
     Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
@@ -505,6 +518,8 @@ RECIPES = [
     # The laws are about numbers, not estimates; the fields' own laws are in tests/test_fields.py, odd sizes too.
     Case("ffjord_image-exact", _ffjord_image, (CONTEXT,), **PIXELS | {"weights": 0.05}, slow=SOLVED),
     Case("cnf_image-exact", _cnf_image, (CONTEXT,), **PIXELS | {"weights": 0.05, "features": (1, 1, 2)}, slow=SOLVED),
+    Case("score_sde", lambda c: _score_sde(2, c, "vp"), (CONTEXT,), features=2, weights=0.05),
+    Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05),
     # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
     Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
     Case(

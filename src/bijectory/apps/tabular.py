@@ -20,7 +20,7 @@ from bijectory.apps.table_flow import TableFlow
 from bijectory.densities import Audit, Encode, Flow
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
-from bijectory.objectives import Batch, nll
+from bijectory.objectives import REGRESSIONS, Batch, nll
 from bijectory.objectives.batch import Objective
 from bijectory.tables import DataWarning, Schema, Split, infer_schema, preprocess, split_rows, to_frame, to_matrix
 from bijectory.tables.frame import check_columns
@@ -101,8 +101,8 @@ class DataUnits:
         return nll(model, batch) - (self.train if model.training else self.validation)
 
 
-def table_config(rows: int, *, recipe: str | Callable[..., Flow] = "nsf", **changes: Any) -> FitConfig:
-    """Settings of training that suit a number of training rows, and what the recipe is trained by.
+def table_config(rows: int, *, objective: str = "nll", **changes: Any) -> FitConfig:
+    """Settings of training that suit a number of training rows, and an objective (by name).
 
     Small tables are trained in batches of 256, larger ones in batches of up to 1024, of which 60 to 100 epochs are enough;
     with many rows noise is no danger and the peak learning rate can be higher. Objectives that regress on noise, as flow
@@ -113,7 +113,7 @@ def table_config(rows: int, *, recipe: str | Callable[..., Flow] = "nsf", **chan
     defaults: dict[str, Any] = {"batch_size": batch, "patience": 15 if large else 30, "lr": 3e-3 if large else 1e-3}
     if rows >= 50_000 and changes.get("time_budget") is None:
         defaults["epochs"] = 60
-    if isinstance(recipe, str) and find_recipe(recipe).objective != "nll":
+    if objective in REGRESSIONS:
         defaults |= {"ema_decay": 0.999, "lr": 1e-2 if large else 5e-3}
     return FitConfig(**{**defaults, **changes})
 
@@ -199,7 +199,8 @@ def fit_table(
         recipe = recipe_of(start)
         start = start if isinstance(start, TableFlow) else TableFlow.load(start)
         objective = objective or nll
-    settings = config or table_config(len(frame), recipe=recipe)
+    loss, trained_by = objective_of(objective, recipe)
+    settings = config or table_config(len(frame), objective=trained_by)
     settings = settings.replace(out=out if out is not None else settings.out, resume=resume or settings.resume)
     split = split_rows(values, validation=settings.validation_fraction, test=test_fraction, seed=settings.seed)
     schema = infer_schema(
@@ -229,7 +230,6 @@ def fit_table(
         schema.save(settings.out / SCHEMA)
         keep_rows(settings.out, {name: frame.iloc[getattr(split, name)] for name in PARTS})
 
-    loss, trained_by = objective_of(objective, recipe)
     dtype = dtype or (torch.float64 if len(split.train) <= SMALL else torch.float32)
     prep = preprocess(schema.targets)
     embed = Encode(preprocess(schema.givens)) if schema.givens else None

@@ -4,6 +4,7 @@ from bijectory.densities.audit import Audit
 from bijectory.densities.augmented import Augmented
 from bijectory.densities.base import Density
 from bijectory.densities.dequantize import Dequantized, bits_per_dim
+from bijectory.densities.diffusion import sde_sample
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
 from bijectory.densities.flow import Flow
@@ -63,4 +64,5 @@ __all__ = [
     "bits_per_dim",
     "denoise",
     "guided_sample",
+    "sde_sample",
 ]

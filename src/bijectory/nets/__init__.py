@@ -15,6 +15,7 @@ from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
 from bijectory.nets.potential import Potential
+from bijectory.nets.probability_flow import ProbabilityFlow
 from bijectory.nets.redrawn import Redrawn
 from bijectory.nets.residual_field import ResidualField
 from bijectory.nets.schedules import (
@@ -57,6 +58,7 @@ __all__ = [
     "Pointwise",
     "Potential",
     "Prepared",
+    "ProbabilityFlow",
     "Redrawn",
     "ResidualField",
     "Schedule",

@@ -16,14 +16,16 @@ from bijectory.objectives.likelihood import nll
 from bijectory.objectives.matching import FlowMatching
 from bijectory.objectives.paths import BrownianBridge, ConstantNoise, Interpolant, Path, PathNoise, SineSquared
 from bijectory.objectives.reflow import reflow, straightness
-from bijectory.objectives.registry import OBJECTIVES, find_objective
+from bijectory.objectives.registry import OBJECTIVES, REGRESSIONS, find_objective
 from bijectory.objectives.regularized import RegularizedLikelihood
 from bijectory.objectives.reverse_kl import ReverseKL
+from bijectory.objectives.score_matching import ScoreMatching
 from bijectory.objectives.times import LogitNormalTimes, PowerTimes, Times, UniformTimes
 from bijectory.objectives.transport import TransportRegularized, follow
 
 __all__ = [
     "OBJECTIVES",
+    "REGRESSIONS",
     "Batch",
     "BrownianBridge",
     "ConditionalOptimalTransport",
@@ -44,6 +46,7 @@ __all__ = [
     "RegularizedLikelihood",
     "ReverseKL",
     "SchrodingerBridge",
+    "ScoreMatching",
     "SineSquared",
     "Times",
     "TransportRegularized",

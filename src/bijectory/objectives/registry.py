@@ -9,16 +9,21 @@ from bijectory.objectives.couplings import ConditionalOptimalTransport
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.matching import FlowMatching
 from bijectory.objectives.regularized import RegularizedLikelihood
+from bijectory.objectives.score_matching import ScoreMatching
 from bijectory.objectives.transport import TransportRegularized
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "nll": lambda: nll,
     "flow_matching": FlowMatching,
     "ot_flow_matching": lambda: FlowMatching(coupling=ConditionalOptimalTransport()),
+    "score_matching": ScoreMatching,
     "rnode": RegularizedLikelihood,
     "transport": TransportRegularized,
 }
 """What makes an objective with its default settings, by name."""
+
+REGRESSIONS = frozenset({"flow_matching", "ot_flow_matching", "score_matching"})
+"""Those that regress on noise instead of following the solution: their gradients vary more, and their unit is not nats."""
 
 
 def find_objective(name: str) -> Objective:
