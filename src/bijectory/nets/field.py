@@ -226,6 +226,6 @@ def _drift(t: Tensor, weight: Tensor, bias: Tensor, frequencies: int) -> Tensor:
 
 def _affine(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """``W x`` plus a shift for all rows or for each, feature-major."""
-    if x.dim() == 2 and (shift.dim() == 1 or shift.shape == (len(x), len(weight))):
+    if x.dim() == 2 and (shift.dim() == 1 or shift.shape[0] == x.shape[0]):
         return torch.addmm(shift.unsqueeze(-1) if shift.dim() == 1 else shift.mT, weight, x.mT).mT
     return linear(x, weight) + shift

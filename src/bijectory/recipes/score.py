@@ -1,6 +1,5 @@
 """Score models: networks trained by denoising, with the likelihood of their probability flow."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -80,5 +79,5 @@ def score_sde(
     if sde != "ve":
         return Flow(layer, base)
     end = torch.ones((), dtype=torch.float64)
-    size = math.hypot(float(path.alpha(end)), float(path.sigma(end)))
+    size = float(torch.hypot(path.alpha(end), path.sigma(end)).float())  # the same number in either precision
     return Flow(Chain(layer, Standardize(features, [0.0] * features, [size] * features)), base)
