@@ -14,13 +14,15 @@ from torch.nn.functional import softplus
 import bijectory as bj
 from bijectory.nets import LipschitzDenseNet, LipschitzNet
 from bijectory.testing import Subject, randomize
-from bijectory.testing.subject import everywhere, unchanged
+from bijectory.testing.subject import Chart, everywhere, unchanged
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
 FEATURES = 4
 CONTEXT = 3
 IMAGE = (2, 4, 4)
+SPHERE = bj.nets.Sphere(3)
+BLOCKS = bj.nets.ProductManifold((bj.nets.Torus(1), bj.nets.Sphere(2), bj.nets.Euclidean(1)))
 HALVES = ((1, 1, 0, 0), (0, 0, 1, 1))
 
 
@@ -42,6 +44,7 @@ class Case:
         context_free: Outputs that may ignore the context.
         idle: Regular expressions of parameters that may receive no gradient.
         reparameterised: Draws of a density carry gradients.
+        chart: Coordinates for a density on a surface.
         slow: Laws that take too long on it for every run.
     """
 
@@ -58,6 +61,7 @@ class Case:
     context_free: tuple[int, ...] = ()
     idle: tuple[str, ...] = ()
     reparameterised: bool = True
+    chart: Chart | None = None
     slow: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -79,6 +83,7 @@ class Case:
             context_free=self.context_free,
             idle=self.idle,
             reparameterised=self.reparameterised,
+            chart=self.chart,
         )
 
 
@@ -107,10 +112,36 @@ def angles(x: torch.Tensor) -> torch.Tensor:
     return 3.1 * torch.sin(x)
 
 
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Unit vectors."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def stereographic(features: int, rest: int = 0) -> Chart:
+    """Coordinates of the sphere, seen from its north pole, and of ``rest`` more columns as they are."""
+
+    def flat(x: torch.Tensor) -> torch.Tensor:
+        u, more = x.split((features, rest), -1)
+        return torch.cat((u[:, :-1] / (1 - u[:, -1:]), more), -1)
+
+    def rows(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, more = y.split((features - 1, rest), -1)
+        s = y.square().sum(-1, keepdim=True)
+        area = (features - 1) * (2 / (1 + s)).log().squeeze(-1)
+        return torch.cat((2 * y / (1 + s), (s - 1) / (s + 1), more), -1), area
+
+    return Chart(flat, rows)
+
+
 def light(x: torch.Tensor) -> torch.Tensor:
     """PowerTails at ``phi = 0``, in the words of the paper."""
     mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
     return x.sign() * 2**0.5 * torch.erfinv(1 - mass)
+
+
+def first_angle(x: torch.Tensor) -> torch.Tensor:
+    """An angle and three numbers."""
+    return torch.cat((angles(x[..., :1]), x[..., 1:]), -1)
 
 
 def two_squares(x: torch.Tensor) -> torch.Tensor:
@@ -168,6 +199,11 @@ def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneInte
     """A small one: the box is as wide as the nodes resolve to 1e-10 with trained-like weights."""
     g = bj.nets.MLP(1, 1, (6,), 2, activation="tanh")
     return bj.MonotoneIntegral(features, c, (8,), embedding=2, nodes=nodes, bound=3.0, integrand=g, **rule)
+
+
+def _confined(manifold: bj.nets.Manifold, c: int) -> bj.Confined:
+    field = bj.nets.Tangent(bj.nets.TimeMLP(manifold.embedding, c, (8,), frequencies=0), manifold)
+    return bj.Confined(bj.Continuous(field, "dopri8", 1), manifold)
 
 
 def _continuous(features: int, c: int, trace: str) -> bj.Continuous:
@@ -299,6 +335,9 @@ TRANSFORMS = [
     Case("Continuous", lambda c: _continuous(2, c, "exact"), features=2, weights=0.1),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
+    Case("Confined-sphere", lambda c: _confined(SPHERE, c), features=3, weights=0.05),
+    Case("Confined-torus", lambda c: _confined(bj.nets.Torus(2), c), (0,), 2, angles, angles, weights=0.05),
+    Case("Confined-product", lambda c: _confined(BLOCKS, c), (CONTEXT,), 4, first_angle, first_angle, weights=0.05),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -337,6 +376,23 @@ DENSITIES = [
         reparameterised=False,
     ),
     Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
+    Case("UniformSphere", lambda _: bj.UniformSphere(3), (0,), 3, unit, chart=stereographic(3)),
+    Case("UniformSphere-4d", lambda _: bj.UniformSphere(4), (0,), 4, unit, chart=stereographic(4)),
+    Case(
+        "VonMisesFisher",
+        lambda _: bj.VonMisesFisher((0.0, 0.6, -0.8), 3.0),
+        (0,),
+        3,
+        unit,
+        chart=stereographic(3),
+    ),
+    Case(
+        "Product",
+        lambda c: bj.Product(bj.VonMisesFisher((0.0, 0.6, -0.8), 3.0), bj.DiagonalNormal(1, c, (8,))),
+        features=4,
+        domain=lambda x: torch.cat((unit(x[..., :3]), x[..., 3:]), -1),
+        chart=stereographic(3, 1),
+    ),
     Case(
         "Mixture",
         lambda c: bj.Mixture(
@@ -441,6 +497,24 @@ RECIPES = [
     ),
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
+    Case(
+        "rfm_sphere",
+        lambda c: bj.rfm_sphere(3, c, hidden=(8,), **ACCURATE),
+        features=3,
+        domain=unit,
+        range=unit,
+        chart=stereographic(3),
+        weights=0.05,
+    ),
+    Case(
+        "rfm_torus",
+        lambda c: bj.rfm_torus(2, c, hidden=(8,), **ACCURATE),
+        (CONTEXT,),
+        features=2,
+        domain=angles,
+        range=angles,
+        weights=0.05,
+    ),
     # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
     Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
     Case(

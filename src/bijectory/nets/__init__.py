@@ -10,6 +10,7 @@ from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
 from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
+from bijectory.nets.manifolds import Euclidean, Manifold, ProductManifold, Sphere, Torus
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
@@ -21,6 +22,7 @@ from bijectory.nets.schedules import (
     VarianceExploding,
     VariancePreserving,
 )
+from bijectory.nets.tangent import Tangent
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.volume import VolumePreserving
 
@@ -38,6 +40,7 @@ __all__ = [
     "ConvResNet",
     "Cosine",
     "Dense",
+    "Euclidean",
     "Field",
     "Freezable",
     "GatedConvNet",
@@ -46,13 +49,18 @@ __all__ = [
     "LipschitzDense",
     "LipschitzDenseNet",
     "LipschitzNet",
+    "Manifold",
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "ProductManifold",
     "Schedule",
+    "Sphere",
     "Straight",
     "SubVariancePreserving",
+    "Tangent",
     "TimeMLP",
+    "Torus",
     "VarianceExploding",
     "VariancePreserving",
     "ViT",

@@ -6,6 +6,7 @@ from bijectory.recipes.classics import bnaf, planar, radial, sylvester
 from bijectory.recipes.continuous import cnf, ffjord
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
+from bijectory.recipes.manifolds import manifold_base, manifold_flow, rfm_sphere, rfm_torus
 from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, sos, umnn
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
@@ -30,6 +31,8 @@ __all__ = [
     "idensenet",
     "jet",
     "maf",
+    "manifold_base",
+    "manifold_flow",
     "naf",
     "ncsf",
     "nice",
@@ -43,6 +46,8 @@ __all__ = [
     "recipe",
     "residual",
     "residual_image",
+    "rfm_sphere",
+    "rfm_torus",
     "sos",
     "sylvester",
     "tarflow",
