@@ -189,7 +189,7 @@ def test_learned_noise_and_flow_are_trained_together_and_a_resumed_run_is_the_sa
     before = [p.clone() for p in whole.parameters()]
     result = fit(whole, config=config)
     assert all(p.numel() == 0 or not torch.equal(p, q) for p, q in zip(whole.parameters(), before, strict=True))
-    assert result.history[-1]["val_nll"] < result.history[0]["val_nll"]
+    assert result.history[-1]["val_loss"] < result.history[0]["val_loss"]
     stopped = fit(parts, config=config.replace(out=tmp_path / "run"), callbacks=[StopAt()])
     assert stopped.stop_reason == "callback"
     again = trainable()

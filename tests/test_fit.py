@@ -84,7 +84,7 @@ def test_an_epoch_of_gradients_is_the_gradient_of_the_whole(weighted):
     loss.backward()
     assert len(watch.seen) == 3
     assert torch.allclose(total, model.mean.grad, atol=1e-6)
-    assert result.history[0]["train_nll"] == pytest.approx(loss.item(), abs=1e-6)
+    assert result.history[0]["train_loss"] == pytest.approx(loss.item(), abs=1e-6)
 
 
 def test_conditional_flow_learns_and_is_deterministic():
@@ -93,7 +93,7 @@ def test_conditional_flow_learns_and_is_deterministic():
     config = quiet(epochs=30, lr=1e-2, batch_size=64, warmup_steps=10)
     first = fit(flow(1, 1), (x, c), config=config)
     exact = 0.5 * math.log(2 * math.pi * math.e) + math.log(0.1)
-    assert first.best_val < exact + 0.25 < first.history[0]["val_nll"]
+    assert first.best_val < exact + 0.25 < first.history[0]["val_loss"]
     assert not first.model.training
     second = fit(flow(1, 1), (x, c), config=config)
     assert all(torch.equal(p, q) for p, q in zip(first.model.parameters(), second.model.parameters(), strict=True))
@@ -159,7 +159,7 @@ def test_early_stopping_restores_the_best():
     x, x_val = rows(20, 4), rows(20, 4, seed=9)
     config = quiet(epochs=400, lr=0.03, patience=10, batch_size=20, warmup_steps=0, schedule="constant")
     result = fit(flow(4), Data(x, x_val=x_val), config=config)
-    values = [r["val_nll"] for r in result.history]
+    values = [r["val_loss"] for r in result.history]
     assert result.stop_reason == "early_stopping"
     assert result.best_val == min(values) < values[-1]
     assert values[result.best_epoch - 1] == result.best_val
@@ -184,7 +184,7 @@ def test_average_is_validated_and_returned():
     model = Gaussian()
     for k, record in enumerate(result.history, 1):
         model.mean.data.copy_(shadows[4 * k])
-        assert record["val_nll"] == pytest.approx(nll(model.eval(), Batch(x_val)).item(), abs=1e-6)
+        assert record["val_loss"] == pytest.approx(nll(model.eval(), Batch(x_val)).item(), abs=1e-6)
     assert torch.allclose(result.model.mean, shadows[4 * result.best_epoch], atol=1e-6)
 
 
@@ -361,7 +361,7 @@ def test_metrics_are_json_lines(tmp_path):
     result = fit(flow(), rows(), config=quiet(epochs=3, out=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.history
-    assert list(lines[0]) == ["epoch", "step", "train_nll", "val_nll", "lr", "seconds", "skipped"]
+    assert list(lines[0]) == ["epoch", "step", "train_loss", "val_loss", "lr", "seconds", "skipped"]
 
 
 def test_compile_gives_the_same_and_falls_back(monkeypatch):

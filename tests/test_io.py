@@ -134,7 +134,7 @@ def test_empty_noncontiguous_and_scalar_tensors(tmp_path):
 
 def test_metadata(run, tmp_path):
     assert bj.load_metadata(run) == {"val": 1.25}
-    told = {"history": [{"epoch": 0, "val_nll": math.inf}], "rows": 10, "tuple": (1, 2), "$odd": None, "note": "µ\n"}
+    told = {"history": [{"epoch": 0, "val_loss": math.inf}], "rows": 10, "tuple": (1, 2), "$odd": None, "note": "µ\n"}
     bj.save(small(), tmp_path, metadata=told)
     assert bj.load_metadata(tmp_path) == told
     with pytest.raises(CheckpointError, match="lambda"):

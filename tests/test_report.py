@@ -15,6 +15,7 @@ from bijectory.apps.baselines import fit_baselines
 from bijectory.errors import CheckpointError
 from bijectory.report import read_run, write_report
 from bijectory.report.content import Content, anomalies, interval, scores, verdicts
+from bijectory.report.figures import learning_curves
 from bijectory.report.html import render
 from bijectory.tables import DataWarning
 
@@ -36,7 +37,7 @@ def content(shift=0.0, columns=("a", "b<script>"), n=400):
         sample_log_prob=law.logpdf(draws + shift),
         latents=(np.linalg.inv(np.linalg.cholesky(cov)) @ (test - shift).T).T,
         baselines=fit_baselines(train, test),
-        history=[{"epoch": 0, "train_nll": 3.0, "val_nll": None}, {"epoch": 1, "train_nll": 2.5, "val_nll": 2.6}],
+        history=[{"epoch": 0, "train_loss": 3.0, "val_loss": None}, {"epoch": 1, "train_loss": 2.5, "val_loss": 2.6}],
         audit=[("round trip", "1e-7", "1e-5", "ok")],
         facts={"recipe": "real_nvp"},
         notes=["column a is nearly constant"],
@@ -147,3 +148,13 @@ def test_damaged_record_is_named(run, tmp_path):
     (folder / "audit.json").write_text('{"rows": [')
     with pytest.raises(CheckpointError, match=r"audit\.json is damaged"):
         read_run(folder)
+
+
+def test_learning_curves_say_what_was_learned_by():
+    c = content()
+    (ax,) = learning_curves(c).axes
+    assert ax.get_ylabel() == "log-likelihood, nats a row"
+    assert ax.lines[0].get_ydata().tolist() == [-3.0, -2.5]
+    (ax,) = learning_curves(dataclasses.replace(c, objective="ot_flow_matching")).axes
+    assert ax.get_ylabel() == "loss: ot_flow_matching"
+    assert ax.lines[0].get_ydata().tolist() == [3.0, 2.5]

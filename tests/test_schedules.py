@@ -59,3 +59,50 @@ def test_equations_of_song_and_others():
 def test_ranges_are_checked(build, arguments):
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         build(**arguments)
+
+
+def gaussian_mixture_path(schedule, t):
+    """Data from a mixture of two normals: log-density of ``z_t`` and exact mean of the data given ``z_t``."""
+    mean, std = torch.tensor([[-1.0, 0.5], [2.0, -1.0]], dtype=torch.float64), torch.tensor([0.5, 0.3]).double()
+    a, s = schedule.alpha(t), schedule.sigma(t)
+    var = a**2 * std**2 + s**2  # of the components of z
+
+    def joint(z):
+        square = (z.unsqueeze(-2) - a * mean).square().sum(-1)
+        return -square / (2 * var) - var.log() - math.log(2 * 2 * math.pi)
+
+    def data(z):
+        gain = (a * std**2 / var).unsqueeze(-1)
+        each = mean + gain * (z.unsqueeze(-2) - a * mean)
+        return (joint(z).softmax(-1).unsqueeze(-1) * each).sum(-2)
+
+    return lambda z: joint(z).logsumexp(-1), data
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("t", [0.05, 0.4, 0.9])
+def test_conversions_agree_with_the_score_by_autodiff(schedule, t):
+    t = torch.tensor(t, dtype=torch.float64)
+    log_p, data = gaussian_mixture_path(schedule, t)
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    (score,) = torch.autograd.grad(log_p(z).sum(), z)
+    z = z.detach()
+    x = data(z)
+    e = (z - schedule.alpha(t) * x) / schedule.sigma(t)
+    _, v = schedule.at(t, x, e)  # the marginal velocity is linear in the conditional means
+    close = {"rtol": 1e-8, "atol": 1e-8}
+    torch.testing.assert_close(schedule.score_from_velocity(t, z, v), score, **close)
+    torch.testing.assert_close(schedule.velocity_from_score(t, z, score), v, **close)
+    torch.testing.assert_close(schedule.noise_from_velocity(t, z, v), e, **close)
+    torch.testing.assert_close(schedule.velocity_from_noise(t, z, e), v, **close)
+    torch.testing.assert_close(schedule.data_from_velocity(t, z, v), x, **close)
+    torch.testing.assert_close(schedule.velocity_from_data(t, z, x), v, **close)
+    torch.testing.assert_close(schedule.drift(t) * z - schedule.diffusion(t) / 2 * score, v, **close)
+
+
+def test_conversions_take_a_time_for_each_row():
+    t, z, v = torch.rand(4) * 0.9 + 0.05, torch.randn(4, 3, 2), torch.randn(4, 3, 2)
+    for name in ("score_from_velocity", "velocity_from_score", "data_from_velocity", "velocity_from_noise"):
+        convert = getattr(Cosine(), name)
+        rows = torch.stack([convert(t[i], z[i], v[i]) for i in range(4)])
+        torch.testing.assert_close(convert(t, z, v), rows)

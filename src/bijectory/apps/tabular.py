@@ -39,7 +39,8 @@ class TableFit:
 
     Attributes:
         model: The density.
-        result: What the training loop says; its losses, if of likelihood, are in nats per row in data units.
+        result: What the training loop says; its losses are those of the objective; of the likelihood, in nats per row in
+            data units.
         split: Row numbers of the three parts (of the rows that were used, see ``rows``).
         rows: The rows that were used (after rows with NaN or weight 0 were left out), all columns.
         scores: For each part its number of rows, mean log-likelihood in nats, and standard error.
@@ -210,7 +211,7 @@ def fit_table(
     if settings.out is not None:
         _store_rows(settings.out, schema, frame, values, split)
 
-    loss = _objective(objective, recipe)
+    loss, trained_by = _objective(objective, recipe)
     dtype = dtype or (torch.float64 if len(split.train) <= SMALL else torch.float32)
     prep = preprocess(schema.targets)
     embed = Encode(preprocess(schema.givens)) if schema.givens else None
@@ -232,6 +233,7 @@ def fit_table(
     if settings.out is not None:
         facts = {
             "recipe": recipe if isinstance(recipe, str) else recipe.__name__,
+            "objective": trained_by,
             "stop_reason": result.stop_reason,
             "best_epoch": result.best_epoch,
             "steps": result.steps,
@@ -301,10 +303,13 @@ def _build(recipe: str | Callable[..., Flow], schema: Schema, args: Mapping[str,
             raise ConfigError(f"recipe {recipe!r}: {error}; see its keywords with help().") from None
 
 
-def _objective(objective: str | Objective | None, recipe: str | Callable[..., Flow]) -> Objective:
+def _objective(objective: str | Objective | None, recipe: str | Callable[..., Flow]) -> tuple[Objective, str]:
+    """The objective and its name."""
     if objective is None:
         objective = find_recipe(recipe).objective if isinstance(recipe, str) else nll
-    return find_objective(objective) if isinstance(objective, str) else objective
+    if isinstance(objective, str):
+        return find_objective(objective), objective
+    return objective, getattr(objective, "__qualname__", type(objective).__qualname__)
 
 
 def _standardise(

@@ -42,9 +42,9 @@ def save(
     Example:
         >>> import bijectory, tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> bijectory.save(bijectory.real_nvp(2, layers=2), folder, metadata={"val_nll": 1.5})
+        >>> bijectory.save(bijectory.real_nvp(2, layers=2), folder, metadata={"val_loss": 1.5})
         >>> bijectory.load(folder).event_shape, bijectory.load_metadata(folder)
-        (torch.Size([2]), {'val_nll': 1.5})
+        (torch.Size([2]), {'val_loss': 1.5})
     """
     check(
         isinstance(model, nn.Module), ConfigError, f"save takes a flow or another module, got {type(model).__name__}."

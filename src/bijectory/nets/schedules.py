@@ -30,10 +30,16 @@ from torch import Tensor
 from bijectory.errors import ConfigError, check
 
 
+def like(t: Tensor, z: Tensor) -> Tensor:
+    """Times ``(*batch,)`` with trailing dimensions of size one, to multiply ``(*batch, *event)``; a scalar as it is."""
+    return t.reshape((*t.shape, *(1,) * (z.dim() - t.dim()))) if t.dim() else t
+
+
 class Schedule(abc.ABC):
     """How much data and how much noise there is at each time.
 
-    All methods take times of any shape and return tensors of that shape.
+    The weights and their slopes take times of any shape and return tensors of that shape. The conversions are those of
+    the module's formulas, between conditional means given ``z``, so they hold for trained networks.
 
     Attributes:
         start: First time at which the velocity is finite; the path is used on ``[start, 1]``.
@@ -56,6 +62,49 @@ class Schedule(abc.ABC):
     @abc.abstractmethod
     def sigma_slope(self, t: Tensor) -> Tensor:
         """Derivative of ``sigma``."""
+
+    def at(self, t: Tensor, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Point ``z`` and velocity ``v`` of the path from ``x`` to ``e``: ``(*batch, *event)`` each.
+
+        Args:
+            t: A scalar, or ``(*batch,)``; so in all methods below.
+            x: Data ``(*batch, *event)``.
+            e: Noise ``(*batch, *event)``.
+        """
+        t = like(t, x)
+        return self.alpha(t) * x + self.sigma(t) * e, self.alpha_slope(t) * x + self.sigma_slope(t) * e
+
+    def wronskian(self, t: Tensor) -> Tensor:
+        """The determinant ``w``, positive on the path."""
+        return self.alpha(t) * self.sigma_slope(t) - self.alpha_slope(t) * self.sigma(t)
+
+    def noise_from_velocity(self, t: Tensor, z: Tensor, v: Tensor) -> Tensor:
+        """Mean of the noise given ``z``."""
+        t = like(t, z)
+        return (self.alpha(t) * v - self.alpha_slope(t) * z) / self.wronskian(t)
+
+    def velocity_from_noise(self, t: Tensor, z: Tensor, e: Tensor) -> Tensor:
+        """Velocity of the mean of the noise; not finite where ``alpha`` is 0."""
+        t = like(t, z)
+        return (self.alpha_slope(t) * z + self.wronskian(t) * e) / self.alpha(t)
+
+    def data_from_velocity(self, t: Tensor, z: Tensor, v: Tensor) -> Tensor:
+        """Mean of the data given ``z``: the denoiser."""
+        t = like(t, z)
+        return (self.sigma_slope(t) * z - self.sigma(t) * v) / self.wronskian(t)
+
+    def velocity_from_data(self, t: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        """Velocity of the mean of the data; not finite where ``sigma`` is 0."""
+        t = like(t, z)
+        return (self.sigma_slope(t) * z - self.wronskian(t) * x) / self.sigma(t)
+
+    def score_from_velocity(self, t: Tensor, z: Tensor, v: Tensor) -> Tensor:
+        """Gradient of the log-density at time ``t``, for standard normal noise; not finite where ``sigma`` is 0."""
+        return -self.noise_from_velocity(t, z, v) / self.sigma(like(t, z))
+
+    def velocity_from_score(self, t: Tensor, z: Tensor, score: Tensor) -> Tensor:
+        """Velocity of a score, for standard normal noise: ``f z - g**2 / 2 score``; not finite where ``alpha`` is 0."""
+        return self.velocity_from_noise(t, z, -self.sigma(like(t, z)) * score)
 
     def drift(self, t: Tensor) -> Tensor:
         """Factor ``f`` of the stochastic equation ``dz = f z dt + g dw``; not finite where ``alpha`` is 0."""

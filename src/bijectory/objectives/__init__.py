@@ -2,18 +2,51 @@
 
 from bijectory.objectives.augment import ContextDropout, NoisyData
 from bijectory.objectives.batch import Batch
+from bijectory.objectives.couplings import (
+    ConditionalOptimalTransport,
+    Coupling,
+    Independent,
+    OptimalTransport,
+    Paired,
+    Pairs,
+    SchrodingerBridge,
+)
 from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
+from bijectory.objectives.matching import FlowMatching
+from bijectory.objectives.paths import BrownianBridge, ConstantNoise, Interpolant, Path, PathNoise, SineSquared
+from bijectory.objectives.reflow import reflow, straightness
 from bijectory.objectives.registry import OBJECTIVES, find_objective
 from bijectory.objectives.reverse_kl import ReverseKL
+from bijectory.objectives.times import LogitNormalTimes, PowerTimes, Times, UniformTimes
 
 __all__ = [
     "OBJECTIVES",
     "Batch",
+    "BrownianBridge",
+    "ConditionalOptimalTransport",
+    "ConstantNoise",
     "ContextDropout",
+    "Coupling",
+    "FlowMatching",
+    "Independent",
+    "Interpolant",
+    "LogitNormalTimes",
     "NoisyData",
+    "OptimalTransport",
+    "Paired",
+    "Pairs",
+    "Path",
+    "PathNoise",
+    "PowerTimes",
     "ReverseKL",
+    "SchrodingerBridge",
+    "SineSquared",
+    "Times",
+    "UniformTimes",
     "dequantized_nll",
     "find_objective",
     "nll",
+    "reflow",
+    "straightness",
 ]

@@ -5,9 +5,15 @@ from collections.abc import Callable
 
 from bijectory.errors import ConfigError
 from bijectory.objectives.batch import Objective
+from bijectory.objectives.couplings import ConditionalOptimalTransport
 from bijectory.objectives.likelihood import nll
+from bijectory.objectives.matching import FlowMatching
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"nll": lambda: nll}
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "nll": lambda: nll,
+    "flow_matching": FlowMatching,
+    "ot_flow_matching": lambda: FlowMatching(coupling=ConditionalOptimalTransport()),
+}
 """What makes an objective with its default settings, by name."""
 
 

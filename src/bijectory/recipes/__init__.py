@@ -7,6 +7,7 @@ from bijectory.recipes.continuous import cnf, ffjord
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
 from bijectory.recipes.manifolds import manifold_base, manifold_flow, rfm_sphere, rfm_torus
+from bijectory.recipes.matching import cfm
 from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, sos, umnn
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
@@ -19,6 +20,7 @@ __all__ = [
     "Recipe",
     "bernstein",
     "bnaf",
+    "cfm",
     "cnf",
     "ffjord",
     "find_recipe",

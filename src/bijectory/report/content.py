@@ -32,8 +32,9 @@ class Content:
         sample_log_prob: ``(k,)`` log-likelihood of the draws, nats.
         latents: ``(m, d)`` held-out rows in latent space.
         baselines: Classical densities on the same held-out rows, in the same units.
-        history: One mapping for each epoch with ``epoch``, ``train_nll``, ``val_nll``.
+        history: One mapping for each epoch with ``epoch``, ``train_loss``, ``val_loss`` of the objective.
         audit: Rows ``(check, value, bound, verdict)`` of the model's own audit.
+        objective: Name of the objective; the losses of ``nll`` are in nats a row.
         facts: What else to list: recipe, parameters, seconds, seed, versions.
         notes: Warnings about the data.
     """
@@ -52,6 +53,7 @@ class Content:
     facts: Mapping[str, str]
     given: Sequence[str] = ()
     notes: Sequence[str] = ()
+    objective: str = "nll"
 
 
 @dataclasses.dataclass(frozen=True)

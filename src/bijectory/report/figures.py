@@ -16,14 +16,18 @@ MAX_CORNER, MAX_QQ, MAX_POINTS = 6, 12, 3000
 
 
 def learning_curves(content: Content) -> Figure:
-    """Training and validation log-likelihood by epoch."""
+    """Training and validation log-likelihood by epoch; of another objective than the likelihood, its loss."""
     figure, ax = new_figure(6.4, 3.2)
+    likelihood = content.objective == "nll"
+    sign = -1 if likelihood else 1
     epochs = [h["epoch"] for h in content.history]
-    for key, color, label in (("train_nll", QUIET, "training"), ("val_nll", MODEL, "validation")):
+    for key, color, label in (("train_loss", QUIET, "training"), ("val_loss", MODEL, "validation")):
         values = [h.get(key) for h in content.history]
         if any(v is not None for v in values):
-            ax.plot(epochs, [np.nan if v is None else -v for v in values], color=color, label=label, marker=".", ms=4)
-    ax.set(xlabel="epoch", ylabel="log-likelihood, nats a row")
+            ax.plot(
+                epochs, [np.nan if v is None else sign * v for v in values], color=color, label=label, marker=".", ms=4
+            )
+    ax.set(xlabel="epoch", ylabel="log-likelihood, nats a row" if likelihood else f"loss: {content.objective}")
     ax.legend(frameon=False)
     return figure
 

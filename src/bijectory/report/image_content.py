@@ -44,7 +44,7 @@ class ImageContent:
         bits: ``(m,)`` of held-out images.
         baseline_bits: ``(m,)`` of independent pixels on the same images.
         sample_bits: Of draws.
-        history: One mapping for each epoch with ``epoch``, ``train_nll``, ``val_nll`` in nats per image.
+        history: One mapping for each epoch with ``epoch``, ``train_loss``, ``val_loss`` in nats per image.
         audit: Rows ``(check, value, bound, verdict)``.
         facts: What else to list.
         notes: Remarks about the data.

@@ -133,7 +133,7 @@ def learning(content: ImageContent) -> Figure:
     figure, ax = new_figure(6.4, 3.2)
     unit = math.prod(content.shape) * math.log(2)
     epochs = [h["epoch"] for h in content.history]
-    for key, color, label in (("train_nll", QUIET, "training"), ("val_nll", MODEL, "validation")):
+    for key, color, label in (("train_loss", QUIET, "training"), ("val_loss", MODEL, "validation")):
         values = [h.get(key) for h in content.history]
         if any(v is not None for v in values):
             ax.plot(

@@ -62,6 +62,7 @@ def read_run(folder: str | Path, *, seed: int = 0) -> Content:
         audit=audit_rows(folder / "audit.json"),
         facts=_facts(model, metadata, {name: len(frame) for name, frame in rows.items()}),
         notes=[*remark, *model.schema.notes],
+        objective=str(metadata.get("objective", "nll")),
     )
 
 

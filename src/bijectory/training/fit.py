@@ -201,8 +201,8 @@ class Loop:
         record = {
             "epoch": epoch,
             "step": run.step,
-            "train_nll": loss / rows if rows > 0 else None,
-            "val_nll": val,
+            "train_loss": loss / rows if rows > 0 else None,
+            "val_loss": val,
             "lr": run.lr,
             "seconds": round(run.seconds, 3),
             "skipped": run.epoch_skipped,

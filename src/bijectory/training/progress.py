@@ -108,7 +108,7 @@ class Progress(Callback):
 
     def on_stop(self, run: Run, result: FitResult) -> None:
         self.close()
-        best = "" if math.isnan(result.best_val) else f", best validation {result.best_val:.4f} nats"
+        best = "" if math.isnan(result.best_val) else f", best validation {result.best_val:.4f}"
         reason = result.stop_reason.replace("_", " ")
         print(
             f"{reason} after {result.steps} steps, {result.seconds:.1f} s{best} (epoch {result.best_epoch})",
@@ -124,9 +124,9 @@ class Progress(Callback):
 
 def describe(record: dict[str, Any], *, best: bool) -> str:
     """A record as one line for people."""
-    parts = [f"epoch {record['epoch']}", f"step {record['step']}", f"train {record['train_nll']:.4f}"]
-    if record["val_nll"] is not None:
-        parts.append(f"val {record['val_nll']:.4f}{' *' if best else ''}")
+    parts = [f"epoch {record['epoch']}", f"step {record['step']}", f"train {record['train_loss']:.4f}"]
+    if record["val_loss"] is not None:
+        parts.append(f"val {record['val_loss']:.4f}{' *' if best else ''}")
     parts += [f"lr {record['lr']:.1e}", f"{record['seconds']:.1f} s"]
     if record["skipped"]:
         parts.append(f"{record['skipped']} steps skipped")

@@ -84,7 +84,8 @@ class FitResult:
 
     Attributes:
         model: The model with the best weights, in evaluation mode.
-        history: One record per validation: epoch, step, train_nll, val_nll, lr, seconds, skipped.
+        history: One record per validation: epoch, step, train_loss, val_loss, lr, seconds, skipped.
+            The losses are those of the objective, in its unit.
         best_epoch: Epoch of the returned weights.
         best_val: Their validation loss (NaN without validation).
         steps: Steps taken.
