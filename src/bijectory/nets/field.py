@@ -52,6 +52,21 @@ class Field(nn.Module, abc.ABC):
         """Velocity and its exact divergence ``(*batch,)``: here by one pass backwards for each entry of the event."""
         return divergence.exact(lambda u: self(t, u, c), z, len(self.event_shape))
 
+    def with_squares(self, t: Tensor, z: Tensor, e: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Velocity, divergence, and :math:`e^\top (\partial v / \partial z)\, e` for directions ``e``.
+
+        Args:
+            t: Time.
+            z: ``(*batch, *event)``.
+            e: ``(k, *batch, *event)``.
+            c: Context.
+
+        Returns:
+            ``(*batch, *event)``, ``(*batch,)``, ``(k, *batch)``; a field on a manifold subtracts what is normal to it.
+        """
+        v, trace = self.with_divergence(t, z, c)
+        return v, trace, divergence.hutchinson(lambda u: self(t, u, c), z, e, len(self.event_shape))[1]
+
 
 class TimeMLP(Field):
     r"""Perceptron of point, time and context, with its divergence in closed form.
@@ -116,8 +131,17 @@ class TimeMLP(Field):
     def forward(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> Tensor:
         return self._layers(t, z, c)[0]
 
+    def _jacobian(self, hidden: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights, and slopes of the activations of each hidden layer."""
+        slope = SLOPES[self.activation]
+        return [layer.weight for layer in (*self.net.layers, self.net.head)], [slope(a, h) for a, h in hidden]
+
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         v, hidden = self._layers(t, z, c)
-        slope = SLOPES[self.activation]
-        weights = [layer.weight for layer in (*self.net.layers, self.net.head)]
-        return v, divergence.perceptron(weights, [slope(a, h) for a, h in hidden]).expand(v.shape[:-1])
+        return v, divergence.perceptron(*self._jacobian(hidden)).expand(v.shape[:-1])
+
+    def with_squares(self, t: Tensor, z: Tensor, e: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        v, hidden = self._layers(t, z, c)
+        jacobian = self._jacobian(hidden)
+        trace = divergence.perceptron(*jacobian).expand(v.shape[:-1])
+        return v, trace, divergence.perceptron_squares(*jacobian, e)

@@ -5,7 +5,6 @@ from torch import Tensor
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets.field import Field
 from bijectory.nets.manifolds import Manifold
-from bijectory.ops import divergence
 from bijectory.ops.shape import sum_event
 
 
@@ -53,11 +52,8 @@ class Tangent(Field):
         return self.manifold.pull(z, self.net(t, self.manifold.embed(z), c))
 
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        e = self.manifold.embed(z)
-        h, trace = self.net.with_divergence(t, e, c)
-        if self.manifold.spheres:
-            normals = self.manifold.normals(z)
-            _, along = divergence.hutchinson(lambda u: self.net(t, u, c), e, normals)  # normals in place of probes
-            for size, normal, bend in zip(self.manifold.spheres, normals.unbind(), along.unbind(), strict=True):
-                trace = trace - bend - size * sum_event(normal * h, 1)
+        e, normals = self.manifold.embed(z), self.manifold.normals(z)
+        h, trace, bends = self.net.with_squares(t, e, normals, c)
+        for k, size in enumerate(self.manifold.spheres):
+            trace = trace - bends[k] - size * sum_event(normals[k] * h, 1)
         return self.manifold.pull(z, h), trace

@@ -144,3 +144,25 @@ def perceptron(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
     for w, g in zip(weights[1:-2], slopes[1:-1], strict=True):
         carried = g.unsqueeze(-2) * (carried @ w.mT)
     return ((carried * weights[-2]).sum(-1) * slopes[-1]).sum(-1)
+
+
+def perceptron_squares(weights: Sequence[Tensor], slopes: Sequence[Tensor], e: Tensor) -> Tensor:
+    r""":math:`e^\top J e` for the Jacobian of a perceptron, one pass forwards for each direction.
+
+    Args:
+        weights: As for ``perceptron``.
+        slopes: Likewise.
+        e: Directions ``(k, *batch, inputs)``.
+
+    Returns:
+        ``(k, *batch)``.
+
+    Example:
+        >>> weights = [torch.eye(2), 3 * torch.eye(2)]
+        >>> perceptron_squares(weights, [torch.tensor([1.0, 0.5])], torch.eye(2))
+        tensor([3.0000, 1.5000])
+    """
+    d = linear(e, weights[0])
+    for weight, slope in zip(weights[1:], slopes, strict=True):
+        d = linear(slope * d, weight)
+    return (e * d).sum(-1)

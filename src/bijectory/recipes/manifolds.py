@@ -68,7 +68,7 @@ def manifold_flow(
     return Flow(Confined(Continuous(field, method, steps), manifold), manifold_base(manifold))
 
 
-@recipe(paper=_PAPER, year=2023, density="integral", sampling="integral", ladj=_COST)
+@recipe(paper=_PAPER, year=2023, density="integral", sampling="integral", ladj=_COST, objective="flow_matching")
 def rfm_sphere(
     features: int,
     context: int = 0,
@@ -82,7 +82,7 @@ def rfm_sphere(
     """Riemannian flow matching on the sphere of unit vectors: a tangent velocity over the uniform law.
 
     The density is with respect to the area of the sphere. Divide rows by their norm first: other vectors have density 0.
-    Train it with ``FlowMatching`` on ``flow.transform.manifold``, or by likelihood. See ``manifold_flow`` for products.
+    Train it with ``FlowMatching``, whose paths are then geodesics, or by likelihood. See ``manifold_flow`` for products.
 
     Args:
         features: Length of the vectors, one more than the dimension of the sphere.
@@ -102,7 +102,7 @@ def rfm_sphere(
     return manifold_flow(Sphere(features), context, **net, **solver)  # type: ignore[arg-type]
 
 
-@recipe(paper=_PAPER, year=2023, density="integral", sampling="integral", ladj=_COST)
+@recipe(paper=_PAPER, year=2023, density="integral", sampling="integral", ladj=_COST, objective="flow_matching")
 def rfm_torus(
     features: int,
     context: int = 0,
@@ -116,7 +116,7 @@ def rfm_torus(
     """Riemannian flow matching on the torus of angles in [-pi, pi]: a periodic velocity over the uniform law.
 
     The density has no seam. Angles outside the box have density 0, so wrap them first.
-    Train it with ``FlowMatching`` on ``flow.transform.manifold``, or by likelihood.
+    Train it with ``FlowMatching``, whose paths are then geodesics, or by likelihood.
 
     Args:
         features: Number of angles.

@@ -30,6 +30,7 @@ class Confined(Transform):
         Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, app. C (projection after a step).
 
     Example:
+        >>> import torch
         >>> from bijectory import Continuous
         >>> from bijectory.nets import Tangent, TimeMLP, Torus
         >>> layer = Confined(Continuous(Tangent(TimeMLP(4), Torus(2))), Torus(2))
