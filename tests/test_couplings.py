@@ -14,7 +14,7 @@ from bijectory.ops.sinkhorn import sinkhorn
 
 F64 = torch.float64
 COUPLINGS = [
-    bj.Independent(),
+    bj.objectives.Independent(),
     bj.OptimalTransport(block=20),
     bj.ConditionalOptimalTransport(block=20),
     bj.SchrodingerBridge(0.5, block=20),

@@ -31,9 +31,9 @@ PATHS = {
     "vp": bj.Interpolant(VariancePreserving()),
     "sub-vp": bj.Interpolant(SubVariancePreserving()),
     "ve": bj.Interpolant(VarianceExploding(0.1, 5.0)),
-    "constant": bj.Interpolant(noise=bj.ConstantNoise(0.3)),
-    "bridge": bj.Interpolant(noise=bj.BrownianBridge(0.7, margin=0.02)),
-    "sine": bj.Interpolant(Cosine(), bj.SineSquared(0.5)),
+    "constant": bj.Interpolant(noise=bj.objectives.ConstantNoise(0.3)),
+    "bridge": bj.Interpolant(noise=bj.objectives.BrownianBridge(0.7, margin=0.02)),
+    "sine": bj.Interpolant(Cosine(), bj.objectives.SineSquared(0.5)),
 }
 
 
@@ -100,11 +100,11 @@ def test_the_minimiser_is_the_marginal_velocity(name):
 
 
 def test_a_wrong_velocity_is_seen():
-    wrong = bj.FlowMatching(bj.Interpolant(noise=bj.ConstantNoise(0.6)))  # the field is that of 0.3
+    wrong = bj.FlowMatching(bj.Interpolant(noise=bj.objectives.ConstantNoise(0.6)))  # the field is that of 0.3
     assert gradient_z(PATHS["constant"], wrong) > 8
 
 
-@pytest.mark.parametrize("times", [bj.LogitNormalTimes(-0.5), bj.PowerTimes(2.0)])
+@pytest.mark.parametrize("times", [bj.objectives.LogitNormalTimes(-0.5), bj.objectives.PowerTimes(2.0)])
 def test_times_and_weighting_do_not_move_the_minimiser(times):
     assert gradient_z(Straight_(), bj.FlowMatching(times=times, weighting=lambda t: 1 + t)) < 4.5
 
@@ -113,7 +113,7 @@ def Straight_():
     return bj.Interpolant(Straight())
 
 
-@pytest.mark.parametrize("coupling", [bj.Independent(), bj.SchrodingerBridge(100.0, block=64)])
+@pytest.mark.parametrize("coupling", [bj.objectives.Independent(), bj.SchrodingerBridge(100.0, block=64)])
 def test_weights_make_rows_count(coupling):
     """Rows from a wider normal with importance weights are rows of the data."""
 
@@ -132,7 +132,7 @@ def test_weights_make_rows_count(coupling):
 
 def test_weights_are_whole_rows():
     flow, x, w = bj.cnf(2), torch.randn(300, 2), torch.randint(0, 3, (300,)).float()
-    for coupling in (bj.Independent(), bj.OptimalTransport()):
+    for coupling in (bj.objectives.Independent(), bj.OptimalTransport()):
         objective = bj.FlowMatching(coupling=coupling)
         torch.manual_seed(0)
         weighted = torch.stack([objective(flow, bj.Batch(x, None, w)) for _ in range(40)])
@@ -165,13 +165,15 @@ def test_velocities_are_slopes_of_paths(name):
     torch.testing.assert_close(at(t)[1], slope, atol=1e-5, rtol=1e-6)
 
 
-@pytest.mark.parametrize("times", [bj.UniformTimes(), bj.LogitNormalTimes(0.3, 0.7), bj.PowerTimes(0.5)])
+@pytest.mark.parametrize(
+    "times", [bj.objectives.UniformTimes(), bj.objectives.LogitNormalTimes(0.3, 0.7), bj.objectives.PowerTimes(0.5)]
+)
 def test_times_have_their_distribution(times):
     from scipy import stats
 
     t = times.quantile(stratified(4000, torch.zeros(1, dtype=F64)))
     assert bool(((t > 0) & (t < 1)).all())
-    if isinstance(times, bj.LogitNormalTimes):
+    if isinstance(times, bj.objectives.LogitNormalTimes):
         known = stats.norm(0.3, 0.7).cdf(torch.logit(t).numpy())
     else:
         known = (t ** (1 / getattr(times, "power", 1.0))).numpy()
@@ -319,11 +321,11 @@ def test_rows_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("build", "arguments"),
     [
-        (bj.ConstantNoise, {"sigma": 0.0}),
-        (bj.SineSquared, {"sigma": math.inf}),
-        (bj.BrownianBridge, {"margin": 0.5}),
-        (bj.LogitNormalTimes, {"std": 0.0}),
-        (bj.PowerTimes, {"power": -1.0}),
+        (bj.objectives.ConstantNoise, {"sigma": 0.0}),
+        (bj.objectives.SineSquared, {"sigma": math.inf}),
+        (bj.objectives.BrownianBridge, {"margin": 0.5}),
+        (bj.objectives.LogitNormalTimes, {"std": 0.0}),
+        (bj.objectives.PowerTimes, {"power": -1.0}),
         (bj.OptimalTransport, {"block": 0}),
         (bj.ConditionalOptimalTransport, {"weight": -1.0}),
         (bj.SchrodingerBridge, {"sigma": 0.0}),
