@@ -21,7 +21,7 @@ every = pytest.mark.parametrize("manifold", MANIFOLDS, ids=str)
 
 def points(manifold, n, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return bj.manifold_base(manifold).double().sample(n, generator=g)
+    return bj.recipes.manifold_base(manifold).double().sample(n, generator=g)
 
 
 def difference(f, t, h=1e-5):

@@ -201,9 +201,9 @@ def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneInte
     return bj.MonotoneIntegral(features, c, (8,), embedding=2, nodes=nodes, bound=3.0, integrand=g, **rule)
 
 
-def _confined(manifold: bj.nets.Manifold, c: int) -> bj.Confined:
+def _confined(manifold: bj.nets.Manifold, c: int) -> bj.transforms.Confined:
     field = bj.nets.Tangent(bj.nets.TimeMLP(manifold.embedding, c, (8,), frequencies=0), manifold)
-    return bj.Confined(bj.Continuous(field, "dopri8", 1), manifold)
+    return bj.transforms.Confined(bj.Continuous(field, "dopri8", 1), manifold)
 
 
 def _continuous(features: int, c: int, trace: str) -> bj.Continuous:
@@ -388,7 +388,7 @@ DENSITIES = [
     ),
     Case(
         "Product",
-        lambda c: bj.Product(bj.VonMisesFisher((0.0, 0.6, -0.8), 3.0), bj.DiagonalNormal(1, c, (8,))),
+        lambda c: bj.densities.Product(bj.VonMisesFisher((0.0, 0.6, -0.8), 3.0), bj.DiagonalNormal(1, c, (8,))),
         features=4,
         domain=lambda x: torch.cat((unit(x[..., :3]), x[..., 3:]), -1),
         chart=stereographic(3, 1),

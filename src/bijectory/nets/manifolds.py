@@ -12,7 +12,7 @@ divergence
 Angles are in radians; multiply degrees by :math:`\pi / 180`.
 
 References:
-    Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, sec. 3 and app. C.
+    Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, sec. 3.
 """
 
 import abc

@@ -26,10 +26,11 @@ class Tangent(Field):
         ConfigError: If the events of ``net`` are not points of the embedding space.
 
     References:
-        Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, app. C.
+        Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, sec. 3.
         Neural Manifold Ordinary Differential Equations, Lou+ 2020, arXiv:2006.10254.
 
     Example:
+        >>> import torch
         >>> from bijectory.nets import Sphere, TimeMLP
         >>> field, z = Tangent(TimeMLP(3), Sphere(3)), torch.tensor([0.6, 0.0, 0.8])
         >>> bool((field(torch.tensor(0.5), z) @ z).abs() < 1e-7)

@@ -5,7 +5,7 @@ that training needs no solver, as in flat space. Its conditional mean at each po
 to the base.
 
 References:
-    Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, eq. 13-15.
+    Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, sec. 3.
 """
 
 import dataclasses

@@ -27,7 +27,7 @@ class Confined(Transform):
         DomainError: From ``initialize``.
 
     References:
-        Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660, app. C (projection after a step).
+        Flow Matching on General Geometries, Chen, Lipman 2023, arXiv:2302.03660.
 
     Example:
         >>> import torch
