@@ -4,7 +4,6 @@ A case builds a fresh object for a context width (0 or ``CONTEXT``) and is named
 it exercises. Laws run on *trained-like* parameters (``randomize``), never only at the identity.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -18,112 +17,30 @@ from bijectory.testing import (
     COSTLY_TRANSFORM_LAWS,
     DENSITY_LAWS,
     TRANSFORM_LAWS,
-    Subject,
     randomize,
 )
-from bijectory.testing.subject import everywhere, unchanged
+from laws.case import (
+    CONTEXT,
+    FEATURES,
+    Case,
+    angles,
+    between,
+    first_angle,
+    from_between,
+    gaussianized,
+    light,
+    stereographic,
+    two_logistics,
+    two_squares,
+    unit,
+)
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
-FEATURES = 4
-CONTEXT = 3
 IMAGE = (2, 4, 4)
+SPHERE = bj.nets.Sphere(3)
+BLOCKS = bj.nets.ProductManifold((bj.nets.Torus(1), bj.nets.Sphere(2), bj.nets.Euclidean(1)))
 HALVES = ((1, 1, 0, 0), (0, 0, 1, 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One object under the laws.
-
-    Attributes:
-        name: Shown in test ids; starts with the public name exercised, then ``-variant``.
-        build: ``context -> module`` (or bijection).
-        contexts: Context widths to try.
-        features: Size of the event, or its shape.
-        domain: Maps standard normal noise into the domain of ``forward``.
-        range: Maps standard normal noise into the range of ``forward`` (domain of ``inverse``).
-        start: A bijection's map at ``phi = 0``.
-        support: Where a density is defined.
-        saturates: Flattens out in floating point, so points at 1e6 cannot come back.
-        weights: Size of the trained-like weights.
-        context_free: Outputs that may ignore the context.
-        idle: Regular expressions of parameters that may receive no gradient.
-        reparameterised: Draws of a density carry gradients.
-        slow: Laws that take too long on it for every run.
-    """
-
-    name: str
-    build: Callable[[int], object]
-    contexts: tuple[int, ...] = (0, CONTEXT)
-    features: int | tuple[int, ...] = FEATURES
-    domain: Callable[[torch.Tensor], torch.Tensor] = unchanged
-    range: Callable[[torch.Tensor], torch.Tensor] = unchanged
-    start: Callable[[torch.Tensor], torch.Tensor] = unchanged
-    support: Callable[[torch.Tensor], torch.Tensor] = everywhere
-    saturates: bool = False
-    weights: float = 0.3
-    context_free: tuple[int, ...] = ()
-    idle: tuple[str, ...] = ()
-    reparameterised: bool = True
-    slow: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return self.name
-
-    def subject(self, context: int, dtype: torch.dtype) -> Subject:
-        return Subject(
-            name=self.name,
-            build=lambda: self.build(context),
-            event_shape=(self.features,) if isinstance(self.features, int) else self.features,
-            context=context,
-            dtype=dtype,
-            domain=self.domain,
-            range=self.range,
-            start=self.start,
-            support=self.support,
-            saturates=self.saturates,
-            weights=self.weights,
-            context_free=self.context_free,
-            idle=self.idle,
-            reparameterised=self.reparameterised,
-        )
-
-
-between = lambda x: 5 * torch.sigmoid(x) - 2
-from_between = lambda x: torch.logit((x + 2) / 5)
-
-
-def logistics(reach: float, slope: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Logit of the distribution function of two equal logistics at plus and minus ``reach``, with a least slope."""
-    cdf = lambda x: (torch.sigmoid(slope * (x - reach)) + torch.sigmoid(slope * (x + reach))) / 2
-    return lambda x: (0.999 * torch.logit(cdf(x.double())) + 0.001 * x.double()).to(x.dtype)
-
-
-two_logistics = logistics(math.pi / 12**0.5, 2 / 3**0.5)
-
-
-def gaussianized(x: torch.Tensor) -> torch.Tensor:
-    """Normal quantile of two equal logistics of unit variance together."""
-    t = logistics(0.5, math.pi / 1.5)(x.double())
-    tail = torch.special.ndtri(torch.sigmoid(-t.abs()))  # the small side of the distribution function keeps its digits
-    return torch.where(t < 0, tail, -tail).to(x.dtype)
-
-
-def angles(x: torch.Tensor) -> torch.Tensor:
-    """Angles clear of the seam, where one rounding is a whole turn."""
-    return 3.1 * torch.sin(x)
-
-
-def light(x: torch.Tensor) -> torch.Tensor:
-    """PowerTails at ``phi = 0``, in the words of the paper."""
-    mass = (1 + 0.2 * x.abs() / (torch.pi / 2) ** 0.5) ** -5
-    return x.sign() * 2**0.5 * torch.erfinv(1 - mass)
-
-
-def two_squares(x: torch.Tensor) -> torch.Tensor:
-    """Integral of ``1 + 0.999 (t / 10)^2``, the sum of two squares, within [-5, 5]."""
-    inner = x.clamp(-5, 5)
-    return inner + 0.00333 * inner**3 + (x - inner) * (1 + 0.00999 * inner**2)
 
 
 def _partition(c: int) -> bj.Partition:
@@ -175,6 +92,11 @@ def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneInte
     """A small one: the box is as wide as the nodes resolve to 1e-10 with trained-like weights."""
     g = bj.nets.MLP(1, 1, (6,), 2, activation="tanh")
     return bj.MonotoneIntegral(features, c, (8,), embedding=2, nodes=nodes, bound=3.0, integrand=g, **rule)
+
+
+def _confined(manifold: bj.nets.Manifold, c: int) -> bj.transforms.Confined:
+    field = bj.nets.Tangent(bj.nets.TimeMLP(manifold.embedding, c, (8,), frequencies=0), manifold)
+    return bj.transforms.Confined(bj.Continuous(field, "dopri8", 1), manifold)
 
 
 def _continuous(features: int, c: int, trace: str) -> bj.Continuous:
@@ -326,6 +248,9 @@ TRANSFORMS = [
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
     Case("Continuous-hutch++", lambda c: _continuous(1, c, "hutch++"), (CONTEXT,), features=1, weights=0.1),
     Case("Continuous-score", _probability_flow, (CONTEXT,), features=2, weights=0.1),
+    Case("Confined-sphere", lambda c: _confined(SPHERE, c), features=3, weights=0.05),
+    Case("Confined-torus", lambda c: _confined(bj.nets.Torus(2), c), (0,), 2, angles, angles, weights=0.05),
+    Case("Confined-product", lambda c: _confined(BLOCKS, c), (CONTEXT,), 4, first_angle, first_angle, weights=0.05),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -364,6 +289,23 @@ DENSITIES = [
         reparameterised=False,
     ),
     Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
+    Case("UniformSphere", lambda _: bj.UniformSphere(3), (0,), 3, unit, chart=stereographic(3)),
+    Case("UniformSphere-4d", lambda _: bj.UniformSphere(4), (0,), 4, unit, chart=stereographic(4)),
+    Case(
+        "VonMisesFisher",
+        lambda _: bj.VonMisesFisher((0.0, 0.6, -0.8), 3.0),
+        (0,),
+        3,
+        unit,
+        chart=stereographic(3),
+    ),
+    Case(
+        "Product",
+        lambda c: bj.densities.Product(bj.VonMisesFisher((0.0, 0.6, -0.8), 3.0), bj.DiagonalNormal(1, c, (8,))),
+        features=4,
+        domain=lambda x: torch.cat((unit(x[..., :3]), x[..., 3:]), -1),
+        chart=stereographic(3, 1),
+    ),
     Case(
         "Mixture",
         lambda c: bj.Mixture(
@@ -520,6 +462,24 @@ RECIPES = [
     Case("cnf_image-exact", _cnf_image, (CONTEXT,), **PIXELS | {"weights": 0.05, "features": (1, 1, 2)}, slow=SOLVED),
     Case("score_sde", lambda c: _score_sde(2, c, "vp"), (CONTEXT,), features=2, weights=0.05),
     Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05),
+    Case(
+        "rfm_sphere",
+        lambda c: bj.rfm_sphere(3, c, hidden=(8,), **ACCURATE),
+        features=3,
+        domain=unit,
+        range=unit,
+        chart=stereographic(3),
+        weights=0.05,
+    ),
+    Case(
+        "rfm_torus",
+        lambda c: bj.rfm_torus(2, c, hidden=(8,), **ACCURATE),
+        (CONTEXT,),
+        features=2,
+        domain=angles,
+        range=angles,
+        weights=0.05,
+    ),
     # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
     Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
     Case(

@@ -13,7 +13,9 @@ from bijectory.densities.mixture import GaussianMixture
 from bijectory.densities.mixture_of import Mixture
 from bijectory.densities.normal import DiagonalNormal, StandardNormal
 from bijectory.densities.pareto import ParetoTailed
+from bijectory.densities.product import Product
 from bijectory.densities.resampled import Resampled
+from bijectory.densities.sphere import UniformSphere, VonMisesFisher
 from bijectory.densities.student import StudentT
 from bijectory.densities.surjections import Absolute, MaxPool, Slice
 from bijectory.densities.targets import (
@@ -51,6 +53,7 @@ __all__ = [
     "MaxPool",
     "Mixture",
     "ParetoTailed",
+    "Product",
     "Resampled",
     "RezendeMohamed",
     "Rings",
@@ -60,7 +63,9 @@ __all__ = [
     "Target",
     "TruncatedNormal",
     "TwoMoons",
+    "UniformSphere",
     "VonMises",
+    "VonMisesFisher",
     "bits_per_dim",
     "denoise",
     "guided_sample",

@@ -42,11 +42,13 @@ class Density(nn.Module, abc.ABC):
         event_shape: Shape of one event, ``torch.Size``.
         context: Width of the context that the density reads, 0 for none.
         exact: False where ``log_prob`` is a bound or an estimate.
+        surface: True where the density is with respect to the area of a surface in the event space, e.g. a sphere.
     """
 
     event_shape: torch.Size
     context: int = 0
     exact: bool = True
+    surface: bool = False
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Same as ``log_prob``: what DDP, compile, export and hooks see."""

@@ -45,6 +45,7 @@ class Flow(Density):
         self.event_shape = transform.data_shape(base.event_shape)
         self.context = max(transform.context, base.context)
         self.exact = transform.exact and base.exact
+        self.surface = base.surface
 
     def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Log-density in nats, ``log p(x | c)``: ``(*batch, *event) -> (*batch,)``."""

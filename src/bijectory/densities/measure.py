@@ -247,6 +247,10 @@ def _statistics(flow: "Flow", x: Tensor, c: Tensor | None, g: torch.Generator) -
     if _large(flow):
         yield Row("mass minus one", math.nan, None, UNKNOWN, f"not measured for images or more than {LARGEST} features")
         return
+    if flow.surface:
+        note = "the density is with respect to the area of a surface"
+        yield Row("mass minus one", math.nan, None, UNKNOWN, note)
+        return
     around = draws[: DRAWS // 8] if flow.context else torch.cat([x.flatten(1), draws[: len(x)]])
     r = Proposal.fit(around)
     points = r.sample(DRAWS, g)

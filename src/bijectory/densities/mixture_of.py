@@ -54,6 +54,7 @@ class Mixture(Density):
         self.components = nn.ModuleList(components)
         self.event_shape, self.context, self.hidden = components[0].event_shape, context, tuple(hidden)
         self.exact = all(p.exact for p in components)
+        self.surface = any(p.surface for p in components)
         self.register_parameter("logits", None if context else nn.Parameter(torch.zeros(len(components))))
         self.net = (net or MLP(0, len(components), hidden, context)) if context else None
 

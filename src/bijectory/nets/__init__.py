@@ -11,6 +11,7 @@ from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
 from bijectory.nets.lipschitz import LipschitzConv, LipschitzDense
 from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
+from bijectory.nets.manifolds import Euclidean, Manifold, ProductManifold, Sphere, Torus
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
@@ -26,6 +27,7 @@ from bijectory.nets.schedules import (
     VarianceExploding,
     VariancePreserving,
 )
+from bijectory.nets.tangent import Tangent
 from bijectory.nets.transformer import Cache, CausalTransformer, ViT
 from bijectory.nets.unet import UNetField
 from bijectory.nets.volume import VolumePreserving
@@ -45,6 +47,7 @@ __all__ = [
     "ConvResNet",
     "Cosine",
     "Dense",
+    "Euclidean",
     "Field",
     "Freezable",
     "GatedConvNet",
@@ -53,18 +56,23 @@ __all__ = [
     "LipschitzDense",
     "LipschitzDenseNet",
     "LipschitzNet",
+    "Manifold",
     "MaskedMLP",
     "Periodic",
     "Pointwise",
     "Potential",
     "Prepared",
     "ProbabilityFlow",
+    "ProductManifold",
     "Redrawn",
     "ResidualField",
     "Schedule",
+    "Sphere",
     "Straight",
     "SubVariancePreserving",
+    "Tangent",
     "TimeMLP",
+    "Torus",
     "UNetField",
     "VarianceExploding",
     "VariancePreserving",

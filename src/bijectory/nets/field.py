@@ -81,6 +81,21 @@ class Field(nn.Module, abc.ABC):
         z = expand_to_context(expand_to_context(z, c if self.context else None, dims), t.unsqueeze(-1), dims)
         return divergence.exact(lambda u: self(t, u, c), z, dims)
 
+    def with_squares(self, t: Tensor, z: Tensor, e: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Velocity, divergence, and :math:`e^\top (\partial v / \partial z)\, e` for directions ``e``.
+
+        Args:
+            t: Time.
+            z: ``(*batch, *event)``.
+            e: ``(k, *batch, *event)``.
+            c: Context.
+
+        Returns:
+            ``(*batch, *event)``, ``(*batch,)``, ``(k, *batch)``; a field on a manifold subtracts what is normal to it.
+        """
+        v, trace = self.with_divergence(t, z, c)
+        return v, trace, divergence.hutchinson(lambda u: self(t, u, c), z, e, len(self.event_shape))[1]
+
     def prepare(self, c: Tensor | None = None, *, divergence: bool = True, functional: bool = True) -> Prepared:
         """The field at a context as a function of tensors; here of the context and the parameters as they are.
 
@@ -172,6 +187,12 @@ class TimeMLP(Field):
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._joint(t, z, *self._tensors(c), *perceptron.prepared(self._weights()))
 
+    def with_squares(self, t: Tensor, z: Tensor, e: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        v, hidden = self._layers(t, z, self._tensors(c))
+        weights, slopes = self._weights(), self._slopes(hidden)
+        trace = perceptron.divergence(perceptron.prepared(weights), slopes).expand(v.shape[:-1])
+        return v, trace, perceptron.squares(weights, slopes, e)
+
     def prepare(self, c: Tensor | None = None, *, divergence: bool = True, functional: bool = True) -> Prepared:
         once = perceptron.prepared(self._weights()) if divergence else ()
         return Prepared(self._velocity, self._joint, (*self._tensors(c), *once))
@@ -180,6 +201,10 @@ class TimeMLP(Field):
     def _own(self) -> int:
         """How many of the prepared tensors make the velocity; the others are for its divergence."""
         return 2 * len(self.hidden) + 3
+
+    def _slopes(self, hidden: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Slopes of the activations of each hidden layer."""
+        return [SLOPES[self.activation](a, h) for a, h in hidden]
 
     def _weights(self) -> list[Tensor]:
         return [layer.weight for layer in (*self.net.layers, self.net.head)]
@@ -198,8 +223,7 @@ class TimeMLP(Field):
 
     def _joint(self, t: Tensor, z: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         v, hidden = self._layers(t, z, tensors[: self._own])
-        slope = SLOPES[self.activation]
-        trace = perceptron.divergence(tensors[self._own :], [slope(a, h) for a, h in hidden])
+        trace = perceptron.divergence(tensors[self._own :], self._slopes(hidden))
         return v, trace.expand(v.shape[:-1])
 
     def _layers(self, t: Tensor, z: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:

@@ -12,6 +12,7 @@ from bijectory.objectives.couplings import (
     SchrodingerBridge,
 )
 from bijectory.objectives.dequantization import dequantized_nll
+from bijectory.objectives.geodesic import Geodesic, natural_path
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.matching import FlowMatching
 from bijectory.objectives.paths import BrownianBridge, ConstantNoise, Interpolant, Path, PathNoise, SineSquared
@@ -33,6 +34,7 @@ __all__ = [
     "ContextDropout",
     "Coupling",
     "FlowMatching",
+    "Geodesic",
     "Independent",
     "Interpolant",
     "LogitNormalTimes",
@@ -54,6 +56,7 @@ __all__ = [
     "dequantized_nll",
     "find_objective",
     "follow",
+    "natural_path",
     "nll",
     "reflow",
     "straightness",

@@ -29,10 +29,11 @@ from bijectory.densities.validate import check_context, check_events
 from bijectory.errors import ConfigError, ContextError, ShapeError, check
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.couplings import Coupling, Independent, Pairs
+from bijectory.objectives.geodesic import natural_path
 from bijectory.objectives.likelihood import weighted_mean
-from bijectory.objectives.paths import Interpolant, Path
+from bijectory.objectives.paths import Path
 from bijectory.objectives.times import Times, UniformTimes, stratified
-from bijectory.transforms import Chain, Continuous, Transform
+from bijectory.transforms import Chain, Confined, Continuous, Transform
 
 EVALUATION_PAIRS = 4096  # a small batch in evaluation is used several times over, for a loss that can be compared
 
@@ -41,15 +42,15 @@ EVALUATION_PAIRS = 4096  # a small batch in evaluation is used several times ove
 class FlowMatching:
     r"""Mean square of the error of the velocity, per entry of an event, along paths from data to the base.
 
-    For a ``Flow`` whose transform is ``Continuous``, or a ``Chain`` that ends in the only one. The layers before it are kept
-    as they are (``fit`` initialises them), and matching takes place in the space behind them: a scaling that could be
-    trained would make the loss small by making the data small. Noise is drawn from the flow's base.
+    For a ``Flow`` whose transform is ``Continuous``, as it is or ``Confined``, or a ``Chain`` that ends in the only one. The
+    layers before it are kept as they are (``fit`` initialises them), and matching takes place in the space behind them: a
+    scaling that could be trained would make the loss small by making the data small. Noise is drawn from the flow's base.
 
     In evaluation mode small batches are used several times over, with other noise; noise comes from the global generator,
     so ``fit`` validates with the same noise each time.
 
     Args:
-        path: From data to base.
+        path: From data to base; None: geodesics where the field is on a manifold, straight lines elsewhere.
         coupling: Which draw goes with which row.
         times: At which times.
         weighting: :math:`\lambda`, of times ``(n,)``; None for 1.
@@ -68,7 +69,7 @@ class FlowMatching:
         True
     """
 
-    path: Path = dataclasses.field(default_factory=Interpolant)
+    path: Path | None = None
     coupling: Coupling = dataclasses.field(default_factory=Independent)
     times: Times = dataclasses.field(default_factory=UniformTimes)
     weighting: Callable[[Tensor], Tensor] | None = None
@@ -76,6 +77,7 @@ class FlowMatching:
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Evaluate the loss on (weighted) rows."""
         flow, prefix, layer = matched(model)
+        path = natural_path(layer.field) if self.path is None else self.path
         x, e, c = self._ends(flow, batch)
         with torch.no_grad():
             x, _ = prefix.forward(x, c if prefix.context else None)
@@ -87,10 +89,10 @@ class FlowMatching:
             ok = noise.shape == x.shape and x.shape[1:] == event
             shapes = f"rows {tuple(x.shape)}, draws of the base {tuple(noise.shape)}, events of the field {event}"
             check(ok, ShapeError, f"{shapes} do not fit; give the flow a base with the events of the field.")
-            drawn.append(self.coupling.pair(Pairs(x, noise, c, batch.weight), self.path.cost))
+            drawn.append(self.coupling.pair(Pairs(x, noise, c, batch.weight), path.cost))
         pairs = _joined(drawn)
-        t = self.path.start + (self.path.end - self.path.start) * self.times.quantile(stratified(len(pairs.x), pairs.x))
-        z, v = self.path.at(t, pairs.x, pairs.e)
+        t = path.start + (path.end - path.start) * self.times.quantile(stratified(len(pairs.x), pairs.x))
+        z, v = path.at(t, pairs.x, pairs.e)
         error = layer.field(t, z, pairs.c if layer.context else None) - v
         losses = error.square().flatten(1).mean(1)
         return weighted_mean(losses if self.weighting is None else self.weighting(t) * losses, pairs.weight)
@@ -145,6 +147,8 @@ def matched(model: nn.Module) -> tuple[Flow, Chain, Continuous]:
 
 
 def _flat(transform: Transform) -> list[Transform]:
+    if isinstance(transform, Confined):  # the same map, but for the error of the solver and whole turns
+        return _flat(transform.transform)
     return [t for part in transform for t in _flat(part)] if isinstance(transform, Chain) else [transform]
 
 

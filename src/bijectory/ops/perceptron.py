@@ -61,3 +61,25 @@ def divergence(once: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
     for w, g in zip(between, slopes[1:-1], strict=True):
         carried = g.unsqueeze(-2) * (carried @ w.mT)
     return ((carried * last).sum(-1) * slopes[-1]).sum(-1)
+
+
+def squares(weights: Sequence[Tensor], slopes: Sequence[Tensor], e: Tensor) -> Tensor:
+    r""":math:`e^\top J e` for the Jacobian of a perceptron, one pass forwards for each direction.
+
+    Args:
+        weights: As for ``prepared``.
+        slopes: Likewise.
+        e: Directions ``(k, *batch, inputs)``.
+
+    Returns:
+        ``(k, *batch)``.
+
+    Example:
+        >>> weights = [torch.eye(2), 3 * torch.eye(2)]
+        >>> squares(weights, [torch.tensor([1.0, 0.5])], torch.eye(2))
+        tensor([3.0000, 1.5000])
+    """
+    d = linear(e, weights[0])
+    for weight, slope in zip(weights[1:], slopes, strict=True):
+        d = linear(slope * d, weight)
+    return (e * d).sum(-1)

@@ -8,6 +8,7 @@ from bijectory.recipes.continuous_images import cnf_image, ffjord_image
 from bijectory.recipes.coupling import gin, nice, nsf, real_nvp
 from bijectory.recipes.hybrid import hybrid
 from bijectory.recipes.images import flowpp_image, glow, real_nvp_image
+from bijectory.recipes.manifolds import manifold_base, manifold_flow, rfm_sphere, rfm_torus
 from bijectory.recipes.matching import cfm
 from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, sos, umnn
 from bijectory.recipes.noise import pixel_noise
@@ -39,6 +40,8 @@ __all__ = [
     "idensenet",
     "jet",
     "maf",
+    "manifold_base",
+    "manifold_flow",
     "naf",
     "ncsf",
     "nice",
@@ -53,6 +56,8 @@ __all__ = [
     "recipe",
     "residual",
     "residual_image",
+    "rfm_sphere",
+    "rfm_torus",
     "rnode",
     "score_sde",
     "sos",

@@ -8,7 +8,7 @@ trained-like parameters.
 from bijectory.testing.bijections import BIJECTION_LAWS, COSTLY_BIJECTION_LAWS
 from bijectory.testing.check import check_bijection, check_density, check_transform
 from bijectory.testing.densities import COSTLY_DENSITY_LAWS, DENSITY_LAWS
-from bijectory.testing.subject import Subject, randomize
+from bijectory.testing.subject import Chart, Subject, randomize
 from bijectory.testing.transforms import COSTLY_TRANSFORM_LAWS, TRANSFORM_LAWS
 from bijectory.testing.violation import TOLERANCES, LawViolation, Tolerance
 
@@ -20,6 +20,7 @@ __all__ = [
     "DENSITY_LAWS",
     "TOLERANCES",
     "TRANSFORM_LAWS",
+    "Chart",
     "LawViolation",
     "Subject",
     "Tolerance",

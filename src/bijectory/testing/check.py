@@ -9,7 +9,7 @@ from bijectory.bijections import Bijection
 from bijectory.densities import Density
 from bijectory.testing.bijections import BIJECTION_LAWS, COSTLY_BIJECTION_LAWS
 from bijectory.testing.densities import COSTLY_DENSITY_LAWS, DENSITY_LAWS
-from bijectory.testing.subject import Subject, unchanged
+from bijectory.testing.subject import Chart, Subject, unchanged
 from bijectory.testing.transforms import COSTLY_TRANSFORM_LAWS, TRANSFORM_LAWS
 from bijectory.testing.violation import Law
 from bijectory.transforms import Transform
@@ -108,6 +108,8 @@ def check_density(
     event_shape: int | tuple[int, ...],
     *,
     context: int = 0,
+    domain: Points = unchanged,
+    chart: Chart | None = None,
     reparameterised: bool = True,
     idle: tuple[str, ...] = (),
     seed: int = 0,
@@ -118,6 +120,8 @@ def check_density(
         build: Builds the density anew.
         event_shape: Shape of one event, or the number of features.
         context: Width of the context it reads.
+        domain: Maps normal noise into the support.
+        chart: Coordinates for a density with respect to the area of a surface.
         reparameterised: Draws carry gradients.
         idle: Regular expressions of parameters that may receive no gradient.
         seed: Seed of inputs and parameters.
@@ -129,7 +133,17 @@ def check_density(
         >>> from bijectory import StandardNormal
         >>> check_density(lambda: StandardNormal(2), 2)
     """
-    s = Subject("density", build, _shape(event_shape), context, reparameterised=reparameterised, idle=idle, seed=seed)
+    s = Subject(
+        "density",
+        build,
+        _shape(event_shape),
+        context,
+        domain=domain,
+        chart=chart,
+        reparameterised=reparameterised,
+        idle=idle,
+        seed=seed,
+    )
     _run(s, DENSITY_LAWS, COSTLY_DENSITY_LAWS)
 
 

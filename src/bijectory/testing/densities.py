@@ -179,11 +179,14 @@ def _weighted(s: Subject) -> tuple[Density, Tensor, Tensor, Tensor]:
     n = math.prod(s.event_shape)
     g = torch.Generator().manual_seed(s.seed + 1)
     draws = p.sample(20_000, c, generator=g).reshape(-1, n)
+    require(p.surface == (s.chart is not None), "a density on a surface, and no other, needs a chart to be measured")
+    draws = draws if s.chart is None else s.chart.flat(draws)
     proposal = Proposal.fit(draws[:4096])
     x = proposal.sample(40_000, g)
     with torch.no_grad():
-        rows = x.reshape(-1, *s.event_shape)
-        log_p = p.log_prob(rows, c)
+        rows, area = (x, 0.0) if s.chart is None else s.chart.rows(x)
+        rows = rows.reshape(-1, *s.event_shape)
+        log_p = p.log_prob(rows, c) + area
         w = (torch.where(log_p.isnan() & ~s.support(rows), -torch.inf, log_p) - proposal.log_prob(x)).exp()
     return p, draws, x, w
 

@@ -45,6 +45,18 @@ class Way(NamedTuple):
     inputs: Callable[..., Tensor]
 
 
+class Chart(NamedTuple):
+    """Coordinates on a surface, all but a part without area: where a density on the surface is a density on R^k.
+
+    Attributes:
+        flat: Rows of data -> coordinates ``(rows, k)``.
+        rows: Coordinates -> rows of data and the logarithm of their area for each unit of volume of the coordinates.
+    """
+
+    flat: Callable[[Tensor], Tensor]
+    rows: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """A family of fresh, identical objects and the inputs that fit them.
@@ -64,6 +76,7 @@ class Subject:
         context_free: Outputs that may ignore the context.
         idle: Names of parameters that may receive no gradient.
         reparameterised: A density whose draws carry gradients.
+        chart: Coordinates for a density with respect to the area of a surface.
         seed: Seed of parameters and inputs.
     """
 
@@ -81,6 +94,7 @@ class Subject:
     context_free: tuple[int, ...] = ()
     idle: tuple[str, ...] = ()
     reparameterised: bool = True
+    chart: Chart | None = None
     seed: int = 0
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.block_autoregressive import BlockAutoregressive
 from bijectory.transforms.causal import Causal, Jacobi
 from bijectory.transforms.chain import Chain
+from bijectory.transforms.confined import Confined
 from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.conv1x1 import Conv1x1
 from bijectory.transforms.costs import forward_with_costs
@@ -38,6 +39,7 @@ __all__ = [
     "BlockAutoregressive",
     "Causal",
     "Chain",
+    "Confined",
     "Continuous",
     "Conv1x1",
     "Coupling",
