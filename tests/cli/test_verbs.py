@@ -217,3 +217,22 @@ def test_fit_goes_on_from_the_weights_of_another_run(cli, table, tmp_path):
     ]
     assert scores[1] > scores[0] - 0.05
     assert cli("fit", table, "--out", tmp_path / "x", "--start", first, "--set", "layers=2").code == 2
+
+
+def test_solver_shows_the_trade_off_and_replaces_the_solver(cli, table, tmp_path):
+    run = tmp_path / "run"
+    words = ("--recipe", "cnf", "--set", "hidden=[8]", "--set", "steps=16", "--epochs", "1", "--no-report", "-q")
+    answer = cli("fit", table, "--out", run, *words)
+    assert answer.code == 0, answer.err
+    assert "solver: tsit5, 16 steps: 96 evaluations a row" in answer.out
+    assert "96 evaluations a row" in cli("show", run).out
+    text = cli("solver", run, "--tolerance", "0.01")
+    assert "cheapest within 0.01 nats" in text.out
+    assert "--save" in text.err
+    found = json.loads(cli("solver", run, "--tolerance", "0.01", "--json", "--save").out)
+    assert found["chosen"]["error"] <= 0.01
+    assert found["chosen"]["evaluations"] < 96
+    assert min(t["evaluations"] for t in found["tried"] if t["error"] <= 0.01) == found["chosen"]["evaluations"]
+    assert json.loads(cli("show", run, "--json").out)["facts"]["solver"] == found["chosen"]
+    assert cli("score", run, table).code == 0
+    assert cli("solver", run, "--tolerance", "1e-300").code == 2

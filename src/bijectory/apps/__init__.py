@@ -16,6 +16,7 @@ from bijectory.apps.kind import run_kind
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
+from bijectory.apps.tuned_run import tune_run
 
 __all__ = [
     "Distillation",
@@ -40,6 +41,7 @@ __all__ = [
     "run_kind",
     "solved_layers",
     "table_config",
+    "tune_run",
     "tune_solver",
     "with_solver",
 ]

@@ -15,6 +15,7 @@ from bijectory.cli.report import report
 from bijectory.cli.sample import sample
 from bijectory.cli.score import score
 from bijectory.cli.show import show
+from bijectory.cli.solver import solver
 
 app = typer.Typer(
     name="bijectory",
@@ -41,6 +42,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, distill, demo, doctor):
+for verb in (fit, sample, score, show, report, distill, solver, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)

@@ -17,13 +17,14 @@ def show(
 
         show_images(run, json=json)
         return
-    from bijectory.cli.summary import summarise
+    from bijectory.cli.summary import readable_fact, summarise
 
     found = summarise(run)
     if json:
         write_json(found)
         return
-    print_table(["run", str(run)], [[k, str(v)] for k, v in found["facts"].items()])
+    facts = {k: readable_fact(v) for k, v in found["facts"].items()}
+    print_table(["run", str(run)], [[k, v] for k, v in facts.items()])
     print()
     rows = [[str(v) for v in column.values()] for column in found["columns"]]
     print_table(["column", "role", "kind", "range", "centre", "scale"], rows)

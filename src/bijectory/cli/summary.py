@@ -1,9 +1,10 @@
 """A run folder in a few facts."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bijectory.apps import TableFlow
+from bijectory.apps import SolverCheck, TableFlow
 from bijectory.io import load_metadata
 from bijectory.tables import Column
 
@@ -28,6 +29,12 @@ def summarise(run: Path) -> dict[str, Any]:
         "scores": scores,
         "notes": list(model.schema.notes),
     }
+
+
+def readable_fact(value: Any) -> str:
+    """A fact as one line of text; the check of a solver in words."""
+    names = {field.name for field in dataclasses.fields(SolverCheck)}
+    return str(SolverCheck(**value)) if isinstance(value, dict) and value.keys() == names else str(value)
 
 
 def _column(column: Column) -> dict[str, Any]:
