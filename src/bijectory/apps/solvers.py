@@ -23,6 +23,7 @@ from bijectory.transforms import Chain, Continuous
 
 TIGHTER = 100
 GRIDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+FINEST = 1e-9  # nats: a hundredth of it is the finest tolerance of the solves that errors are measured against
 ACCURATE = 0.01  # nats a row: far below what a finite number of rows can tell
 
 
@@ -170,7 +171,7 @@ def tune_solver(
         mean and largest error.
 
     Raises:
-        ConfigError: If no layer is continuous, or no solver tried is accurate enough: then the best one is named.
+        ConfigError: If no layer is continuous, the tolerance is below 1e-9, or no solver tried is accurate enough: then the best one is named.
 
     Example:
         >>> from bijectory import cnf
@@ -180,6 +181,8 @@ def tune_solver(
         ['method', 'steps', 'evaluations', 'error', 'largest']
     """
     layers = _layers(flow)
+    fine = tolerance >= FINEST
+    check(fine, ConfigError, f"tolerance={tolerance:g} is below what double precision tells; use {FINEST:g} or more.")
     exact = reference(flow, min(min(layer.rtol for layer in layers) / TIGHTER, tolerance / TIGHTER))
     lines, flows = [], []
     with torch.no_grad():
