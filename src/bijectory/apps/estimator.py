@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, TransformerM
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from bijectory.apps.assemble import objective_name
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import fit_table, table_config
 from bijectory.errors import ConfigError, check
@@ -43,7 +44,7 @@ class _FlowEstimator(BaseEstimator):
             weight=weight,
             test_fraction=0.0,
             audit=False,
-            config=table_config(len(X), recipe=self.recipe, **settings, **chosen),
+            config=table_config(len(X), objective=objective_name(None, self.recipe), **settings, **chosen),
         )
         self.flow_: TableFlow = fitted.model
         self.history_: list[dict[str, Any]] = fitted.result.history

@@ -5,7 +5,8 @@ from typing import Any
 
 import typer
 
-from bijectory.apps import TableFit, fit_images, fit_table, image_config, read_images, table_config
+from bijectory.apps import TableFit, TableFlow, fit_images, fit_table, image_config, read_images, table_config
+from bijectory.apps.assemble import objective_name
 from bijectory.apps.images import ImageFit, holds_images
 from bijectory.cli import options
 from bijectory.cli.output import say, write_json
@@ -66,8 +67,13 @@ def _fit_table(data: Path, wanted: Plan, out: Path, *, resume: bool, quiet: bool
     drop = table.pop("drop", [])
     check_columns(frame, drop, "--drop")
     frame = frame.drop(columns=drop)
-    settings = {"progress": not quiet, **wanted.training}
-    config = table_config(len(frame), recipe=wanted.model.get("recipe", "nsf"), **settings)
+    start = wanted.table.get("start")
+    if start is not None:
+        check(start.resolve() != out.resolve(), ConfigError, f"--start {start} is --out itself; choose another folder.")
+        TableFlow.load(start)  # a start that cannot be read removes nothing
+    asked = wanted.table.get("objective", None if start is None else "nll")
+    objective = objective_name(asked, wanted.model.get("recipe", "nsf"))
+    config = table_config(len(frame), objective=objective, **{"progress": not quiet, **wanted.training})
     if not resume:
         options.remove_run(out)
     return fit_table(frame, **wanted.model, **table, config=config, out=out, resume=resume)
