@@ -82,9 +82,10 @@ if TYPE_CHECKING:
         denoise,
         guided_sample,
         log_prob_and_error,
+        sde_sample,
     )
     from bijectory.io import load, load_metadata, save
-    from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, dequantized_nll, nll
+    from bijectory.objectives import Batch, ContextDropout, NoisyData, ReverseKL, ScoreMatching, dequantized_nll, nll
     from bijectory.recipes import (
         bernstein,
         bnaf,
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
         real_nvp_image,
         residual,
         residual_image,
+        score_sde,
         sos,
         sylvester,
         tarflow,
@@ -244,6 +246,7 @@ __all__ = [
     "Rings",
     "Rotation",
     "Schema",
+    "ScoreMatching",
     "Shift",
     "Sigmoid",
     "Sigmoidal",
@@ -307,6 +310,8 @@ __all__ = [
     "residual_image",
     "reversal",
     "save",
+    "score_sde",
+    "sde_sample",
     "sos",
     "sylvester",
     "tarflow",

@@ -174,6 +174,11 @@ def _continuous(features: int, c: int, trace: str) -> bj.Continuous:
     return bj.Continuous(bj.nets.TimeMLP(features, c, (8,), frequencies=0), "dopri8", 1, trace)
 
 
+def _probability_flow(c: int) -> bj.Continuous:
+    field = bj.nets.ProbabilityFlow(bj.nets.TimeMLP(2, c, (8,), frequencies=0), bj.nets.Cosine(), "v")
+    return bj.Continuous(field, "dopri8", 1)
+
+
 BIJECTIONS = [
     Case("Shift", lambda _: bj.Shift(), (0,)),
     Case("Affine", lambda _: bj.Affine(), (0,)),
@@ -299,6 +304,7 @@ TRANSFORMS = [
     Case("Continuous", lambda c: _continuous(2, c, "exact"), features=2, weights=0.1),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
+    Case("Continuous-score", _probability_flow, (CONTEXT,), features=2, weights=0.1),
     Case("Inverse", lambda c: bj.Inverse(bj.Coupling(bj.Affine(), (True, True, False, False), c, hidden=(8,)))),
 ]
 
@@ -398,6 +404,13 @@ def _residual_image(c: int) -> bj.Flow:
 
 ACCURATE = {"method": "dopri8", "steps": 1, "frequencies": 0}  # the error of the solver below rounding
 
+
+def _score_sde(features: int, c: int, sde: str) -> bj.Flow:
+    """Little noise, which one accurate step resolves to rounding."""
+    little = {"beta_max": 0.11, "sigma_max": 0.02, "frequencies": 0}
+    return bj.score_sde(features, c, sde=sde, hidden=(8,), method="dopri8", steps=1, **little)
+
+
 RECIPES = [
     Case("real_nvp", lambda c: bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))),
     Case("nice", lambda c: bj.nice(FEATURES, c, layers=2, hidden=(8,))),
@@ -441,6 +454,8 @@ RECIPES = [
     ),
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
+    Case("score_sde", lambda c: _score_sde(2, c, "vp"), (CONTEXT,), features=2, weights=0.05),
+    Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05),
     # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
     Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
     Case(

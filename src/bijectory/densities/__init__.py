@@ -4,6 +4,7 @@ from bijectory.densities.audit import Audit
 from bijectory.densities.augmented import Augmented
 from bijectory.densities.base import Density
 from bijectory.densities.dequantize import Dequantized, bits_per_dim
+from bijectory.densities.diffusion import sde_sample
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
 from bijectory.densities.estimate import log_prob_and_error
@@ -65,4 +66,5 @@ __all__ = [
     "denoise",
     "guided_sample",
     "log_prob_and_error",
+    "sde_sample",
 ]

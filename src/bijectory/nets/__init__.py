@@ -13,6 +13,7 @@ from bijectory.nets.lipswish import CLipSwish, LipSwish, Pointwise
 from bijectory.nets.masked import MaskedMLP
 from bijectory.nets.mlp import MLP, Dense
 from bijectory.nets.periodic import Periodic
+from bijectory.nets.probability_flow import ProbabilityFlow
 from bijectory.nets.schedules import (
     Cosine,
     Schedule,
@@ -49,6 +50,7 @@ __all__ = [
     "MaskedMLP",
     "Periodic",
     "Pointwise",
+    "ProbabilityFlow",
     "Schedule",
     "Straight",
     "SubVariancePreserving",

@@ -6,6 +6,7 @@ from bijectory.objectives.dequantization import dequantized_nll
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.registry import OBJECTIVES, find_objective
 from bijectory.objectives.reverse_kl import ReverseKL
+from bijectory.objectives.score_matching import ScoreMatching
 
 __all__ = [
     "OBJECTIVES",
@@ -13,6 +14,7 @@ __all__ = [
     "ContextDropout",
     "NoisyData",
     "ReverseKL",
+    "ScoreMatching",
     "dequantized_nll",
     "find_objective",
     "nll",

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from bijectory.errors import ConfigError
 from bijectory.objectives.batch import Objective
 from bijectory.objectives.likelihood import nll
+from bijectory.objectives.score_matching import ScoreMatching
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"nll": lambda: nll}
+OBJECTIVES: dict[str, Callable[[], Objective]] = {"nll": lambda: nll, "score_matching": ScoreMatching}
 """What makes an objective with its default settings, by name."""
 
 

@@ -10,6 +10,7 @@ from bijectory.recipes.monotone import bernstein, flowpp, gaussianization, naf, 
 from bijectory.recipes.noise import pixel_noise
 from bijectory.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 from bijectory.recipes.residual_flows import idensenet, residual, residual_image
+from bijectory.recipes.score import score_sde
 from bijectory.recipes.tails import ttf
 from bijectory.recipes.transformer import jet, tarflow, tarflow_image
 
@@ -43,6 +44,7 @@ __all__ = [
     "recipe",
     "residual",
     "residual_image",
+    "score_sde",
     "sos",
     "sylvester",
     "tarflow",
