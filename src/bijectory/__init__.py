@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bijectory.apps import (
+        Distillation,
         FlowDensity,
         FlowOutlier,
         ImageFit,
         ImageFlow,
         TableFit,
         TableFlow,
+        distill,
+        distill_table,
         fit_images,
         fit_table,
         read_images,
@@ -193,6 +196,7 @@ __all__ = [
     "Density",
     "Dequantized",
     "DiagonalNormal",
+    "Distillation",
     "Elementwise",
     "Encode",
     "Exp",
@@ -274,6 +278,8 @@ __all__ = [
     "cnf",
     "denoise",
     "dequantized_nll",
+    "distill",
+    "distill_table",
     "ffjord",
     "fit",
     "fit_images",

@@ -1,5 +1,6 @@
 """From a problem to an answer, on the public surface only."""
 
+from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
 from bijectory.apps.images import (
     ImageFit,
@@ -16,6 +17,7 @@ from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
 __all__ = [
+    "Distillation",
     "FlowDensity",
     "FlowOutlier",
     "ImageFit",
@@ -24,6 +26,8 @@ __all__ = [
     "Images",
     "TableFit",
     "TableFlow",
+    "distill",
+    "distill_table",
     "fit_images",
     "fit_table",
     "image_config",

@@ -7,6 +7,7 @@ from typer import Option
 
 import bijectory
 from bijectory.cli.demo import demo
+from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
 from bijectory.cli.list import list_recipes
@@ -40,6 +41,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, demo, doctor):
+for verb in (fit, sample, score, show, report, distill, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)
