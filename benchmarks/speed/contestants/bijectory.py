@@ -18,7 +18,7 @@ def chain(family: str, features: int) -> bj.Transform:
     if family == "cnf":
         field = bj.nets.TimeMLP(features, hidden=VELOCITY, frequencies=FREQUENCIES)
         return bj.Continuous(
-            field, steps=14
+            field, steps=12
         )  # as accurate as zuko at its tolerance; the default 8 are ten times less so
     scalar, orders = (affine if family == "maf" else spline), (None, range(features - 1, -1, -1))
     return bj.Chain(*(bj.Autoregressive(scalar, features, 0, HIDDEN, orders[k % 2]) for k in range(AUTOREGRESSIVE)))
