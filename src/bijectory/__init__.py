@@ -14,10 +14,12 @@ if TYPE_CHECKING:
         FlowOutlier,
         ImageFit,
         ImageFlow,
+        ImportanceWeights,
         TableFit,
         TableFlow,
         fit_images,
         fit_table,
+        psis,
         read_images,
     )
     from bijectory.bijections import (
@@ -210,6 +212,7 @@ __all__ = [
     "ImageCoupling",
     "ImageFit",
     "ImageFlow",
+    "ImportanceWeights",
     "Inverse",
     "Inverted",
     "LeakyReLU",
@@ -296,6 +299,7 @@ __all__ = [
     "nsf_ar",
     "pixel_noise",
     "planar",
+    "psis",
     "radial",
     "random_permutation",
     "read_images",
