@@ -15,8 +15,23 @@ from bijectory.apps.importance import Estimate, ImportanceWarning, ImportanceWei
 from bijectory.apps.kind import run_kind
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
+from bijectory.apps.variational import (
+    Chains,
+    Diagnostics,
+    Joint,
+    Mode,
+    Parameter,
+    Parameters,
+    Posterior,
+    ess,
+    fit_posterior,
+    rhat,
+    variational_config,
+)
 
 __all__ = [
+    "Chains",
+    "Diagnostics",
     "Estimate",
     "FlowDensity",
     "FlowOutlier",
@@ -26,9 +41,16 @@ __all__ = [
     "Images",
     "ImportanceWarning",
     "ImportanceWeights",
+    "Joint",
+    "Mode",
+    "Parameter",
+    "Parameters",
+    "Posterior",
     "TableFit",
     "TableFlow",
+    "ess",
     "fit_images",
+    "fit_posterior",
     "fit_table",
     "image_config",
     "load_images",
@@ -36,6 +58,8 @@ __all__ = [
     "pareto_fit",
     "psis",
     "read_images",
+    "rhat",
     "run_kind",
     "table_config",
+    "variational_config",
 ]

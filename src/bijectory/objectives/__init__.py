@@ -1,5 +1,6 @@
 """Objectives: plain callables ``(model, batch) -> scalar``, lower is better."""
 
+from bijectory.objectives.alpha import AlphaDivergence
 from bijectory.objectives.augment import ContextDropout, NoisyData
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.dequantization import dequantized_nll
@@ -9,6 +10,7 @@ from bijectory.objectives.reverse_kl import ReverseKL
 
 __all__ = [
     "OBJECTIVES",
+    "AlphaDivergence",
     "Batch",
     "ContextDropout",
     "NoisyData",

@@ -15,6 +15,7 @@ from bijectory.transforms.matrix_exp import MatrixExp
 from bijectory.transforms.monotone_integral import MonotoneIntegral
 from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
+from bijectory.transforms.ordered import Ordered
 from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
 from bijectory.transforms.patchify import Patchify
@@ -27,6 +28,7 @@ from bijectory.transforms.residual import Residual
 from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
 from bijectory.transforms.sylvester import Sylvester
+from bijectory.transforms.whiten import Whiten
 
 __all__ = [
     "LU",
@@ -48,6 +50,7 @@ __all__ = [
     "MatrixExp",
     "MonotoneIntegral",
     "Multiscale",
+    "Ordered",
     "Partition",
     "Patchify",
     "Permutation",
@@ -62,6 +65,7 @@ __all__ = [
     "Standardize",
     "Sylvester",
     "Transform",
+    "Whiten",
     "random_permutation",
     "reversal",
 ]

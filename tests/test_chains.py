@@ -1,0 +1,131 @@
+"""Markov chains from flows, and the measures of their convergence, against known answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+import bijectory as bj
+from bijectory.apps.importance import psis
+from bijectory.apps.variational import Chains, Parameters, ess, rhat
+from bijectory.apps.variational.density import UnnormalizedDensity
+from bijectory.apps.variational.diagnostics import Weighted
+from bijectory.apps.variational.mcmc import DualAveraging, independence_metropolis, neutra
+from bijectory.errors import ShapeError
+
+F64 = torch.float64
+
+
+def ar1(rho, chains=4, n=5000, seed=0):
+    """Stationary chains of autocorrelation rho^t: the mean is worth n (1 - rho) / (1 + rho) draws."""
+    rng = np.random.default_rng(seed)
+    x = np.empty((chains, n))
+    x[:, 0] = rng.normal(size=chains)
+    for t in range(1, n):
+        x[:, t] = rho * x[:, t - 1] + math.sqrt(1 - rho**2) * rng.normal(size=chains)
+    return x
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, -0.3])
+def test_ess_of_autoregressive_chains(rho):
+    want = 20_000 * (1 - rho) / (1 + rho)
+    x = ar1(rho)
+    assert ess(x, "mean") == pytest.approx(want, rel=0.15)
+    assert ess(x) == pytest.approx(want, rel=0.15)
+    assert ess(x, "tail") < 20_000 * 1.1
+    assert rhat(x) < 1.01
+
+
+def test_heavy_tails_do_no_harm_to_ranks():
+    x = np.tan(np.pi * (np.random.default_rng(0).random((4, 2000)) - 0.5))  # Cauchy
+    assert ess(x) == pytest.approx(8000, rel=0.15)
+    assert rhat(x) < 1.01
+
+
+def test_rhat_sees_a_shift_a_scale_and_a_drift():
+    x = ar1(0.0, n=1000)
+    assert rhat(x + np.array([0, 0, 0, 1])[:, None]) > 1.05
+    assert rhat(x * np.array([1, 1, 1, 3])[:, None]) > 1.05  # only the folded draws see it
+    assert rhat(x + np.linspace(-1, 1, 1000)) > 1.05  # only halves of chains see it
+    both = np.stack([x, x + np.array([0, 0, 0, 1])[:, None]], -1)
+    assert rhat(both).shape == (2,)
+    assert rhat(both)[0] < 1.01
+
+
+def test_what_does_not_vary_has_no_ess():
+    assert np.isnan(ess(np.ones((2, 10))))
+    with pytest.raises(ShapeError, match="at least 4 draws"):
+        rhat(np.ones((2, 3)))
+
+
+def chains_of(draws):
+    return Chains(draws, tuple("ab"), "neutra", 0.8, 0.5, 0)
+
+
+def test_chains_know_whether_they_converged():
+    rng = np.random.default_rng(0)
+    good = chains_of(rng.normal(size=(8, 500, 2)))
+    assert good.converged
+    assert good.frame().shape == (4000, 2)
+    assert good.to_dict()["min_ess_bulk"] > 3000
+    bad = chains_of(rng.normal(size=(8, 500, 2)) + np.arange(8)[:, None, None])
+    assert not bad.converged
+    assert not chains_of(rng.normal(size=(4, 50, 2))).converged, "too few draws"
+
+
+def banana(x):
+    """A bent normal: x0 ~ N(1, 2^2), x1 | x0 ~ N(x0^2 / 4, 1); the mean of x1 is 1.25 and its variance 4.5."""
+    return Normal(1.0, 2.0).log_prob(x[:, 0]) + Normal(x[:, 0] ** 2 / 4, 1.0).log_prob(x[:, 1])
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    """A flow that is too wide and misplaced for the banana, and its weighted draws."""
+    flow = bj.Flow(bj.Whiten(2, [0.0, 2.0], [[3.0, 0.0], [0.0, 3.0]]), bj.StandardNormal(2)).double()
+    density = UnnormalizedDensity(banana, Parameters.declare(["a", "b"]))
+    x = flow.sample(4000, generator=torch.Generator().manual_seed(0))
+    return flow, density, Weighted(x, psis(density(x) - flow.log_prob(x), warn=False))
+
+
+MEANS, SDS = [1.0, 1.25], [2.0, math.sqrt(1 + (2 * 2**4 + 4 * 2**2 * 1) / 16)]
+
+
+def test_neutra_corrects_a_wrong_flow(wrong):
+    found = neutra(*wrong, chains=32, draws=120, warmup=40, generator=torch.Generator().manual_seed(1))
+    assert found.draws.shape == (32, 120, 2)
+    assert found.convergence()["rhat"].max() < 1.05
+    flat = found.draws.reshape(-1, 2)
+    assert flat.mean(0) == pytest.approx(MEANS, abs=0.25)
+    assert flat.std(0) == pytest.approx(SDS, rel=0.1)
+    assert 0.6 < found.acceptance <= 1.0
+
+
+def test_independence_metropolis_corrects_a_wrong_flow(wrong):
+    generator = torch.Generator().manual_seed(2)
+    found = independence_metropolis(*wrong, chains=32, draws=150, thin=5, generator=generator)
+    flat = found.draws.reshape(-1, 2)
+    assert flat.mean(0) == pytest.approx(MEANS, abs=0.2)
+    assert flat.std(0) == pytest.approx(SDS, rel=0.08)
+    assert 0.2 < found.acceptance < 0.9
+
+
+def test_chains_never_leave_the_support():
+    def half(x):  # NaN and -inf outside
+        return torch.where(x[:, 0] > 0, -0.5 * x[:, 0] ** 2, -math.inf) + 0 * x[:, 0].sqrt()
+
+    flow = bj.Flow(bj.Whiten(1, [0.5], [[1.0]]), bj.StandardNormal(1)).double()
+    density = UnnormalizedDensity(half, Parameters.declare(1))
+    x = flow.sample(2000, generator=torch.Generator().manual_seed(0))
+    start = Weighted(x, psis(density.tolerant(x) - flow.log_prob(x), warn=False))
+    found = neutra(flow, density, start, chains=16, draws=100, warmup=20, generator=torch.Generator().manual_seed(1))
+    assert (found.draws > 0).all()
+    assert found.draws.mean() == pytest.approx(math.sqrt(2 / math.pi), abs=0.08)
+
+
+def test_dual_averaging_finds_the_acceptance_it_wants():
+    rate = DualAveraging(1.0)
+    for _ in range(300):
+        rate.update(math.exp(-rate.step))  # acceptance falls with the step: 0.8 at 0.223
+    assert rate.final == pytest.approx(0.223, rel=0.1)
