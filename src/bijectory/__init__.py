@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         fit_table,
         psis,
         read_images,
+        variational_config,
     )
     from bijectory.bijections import (
         Affine,
@@ -330,6 +331,7 @@ __all__ = [
     "tarflow_image",
     "ttf",
     "umnn",
+    "variational_config",
 ]
 
 _ROOMS = (  # searched in this order: what needs torch alone comes first

@@ -25,8 +25,11 @@ from bijectory.apps.variational import (
     Posterior,
     ess,
     fit_posterior,
+    infer,
+    read_model,
     rhat,
     variational_config,
+    write_run,
 )
 
 __all__ = [
@@ -53,13 +56,16 @@ __all__ = [
     "fit_posterior",
     "fit_table",
     "image_config",
+    "infer",
     "load_images",
     "load_rows",
     "pareto_fit",
     "psis",
     "read_images",
+    "read_model",
     "rhat",
     "run_kind",
     "table_config",
     "variational_config",
+    "write_run",
 ]

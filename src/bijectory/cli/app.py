@@ -9,6 +9,7 @@ import bijectory
 from bijectory.cli.demo import demo
 from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
+from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
@@ -40,6 +41,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, demo, doctor):
+for verb in (fit, sample, score, show, report, infer, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)

@@ -5,6 +5,7 @@ from bijectory.apps.variational.convergence import ess, rhat
 from bijectory.apps.variational.diagnostics import Diagnostics, Mode
 from bijectory.apps.variational.fit import fit_posterior, variational_config
 from bijectory.apps.variational.joint import Joint
+from bijectory.apps.variational.model_file import infer, read_model, write_run
 from bijectory.apps.variational.parameters import Parameter, Parameters
 from bijectory.apps.variational.posterior import Posterior
 
@@ -18,6 +19,9 @@ __all__ = [
     "Posterior",
     "ess",
     "fit_posterior",
+    "infer",
+    "read_model",
     "rhat",
     "variational_config",
+    "write_run",
 ]

@@ -18,17 +18,18 @@ from torch import Tensor
 from bijectory.apps.importance import ImportanceWarning, ImportanceWeights, psis
 from bijectory.apps.variational.density import UnnormalizedDensity
 from bijectory.apps.variational.laplace import Approximation
+from bijectory.apps.variational.proposal import draw
 from bijectory.densities import Flow
 from bijectory.errors import NonFiniteError, check
 
 MISSED = 3.0  # nats by which the flow may be too thin around a mode
 NEGLIGIBLE = 1e-3  # share of the mass that nobody misses
-VISITS = 256
+VISITS, PROBED = 256, 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Weighted:
-    """Draws of the flow with their importance weights.
+    """Draws of the flow, a tenth of them with heavier tails, and their importance weights.
 
     Attributes:
         x: ``(n, width)``.
@@ -137,18 +138,21 @@ class Diagnostics:
         return "\n".join([*lines, f"verdict         {self.verdict}: {advice}"])
 
 
-@torch.no_grad()
 def weighted_draws(
     flow: Flow, density: UnnormalizedDensity, n: int, generator: torch.Generator, *, warn: bool
 ) -> tuple[Weighted, Tensor]:
-    """Draws of a flow with weights, and their finite log-ratios ``log p - log q``."""
-    x, log_q = flow.rsample_and_log_prob(n, generator=generator)
-    ok = x.isfinite().all(-1) & log_q.isfinite()
-    lost = int((~ok).sum())
+    """Draws of the defensive mixture with weights, and ``log p - log q`` of those that are the flow's own."""
+    drawn = draw(flow, n, generator)
+    ok = drawn.x.isfinite().all(-1) & drawn.log_prob.isfinite()
+    lost = int((~ok & drawn.own).sum())
     check(lost < 0.01 * n, NonFiniteError, f"{lost} of {n} draws of the flow are not finite; train with a lower rate.")
-    x, log_q = x[ok], log_q[ok]
-    ratios = density(x) - log_q
-    return Weighted(x, psis(ratios, warn=warn)), ratios
+    # A draw of the wide part so far out that it overflows counts as one without density.
+    x = torch.where(ok.unsqueeze(-1), drawn.x, drawn.x[ok][:1])
+    with torch.no_grad():
+        log_p = density.tolerant(x)
+        density(x[drawn.own][:PROBED])  # names a NaN, should there be one
+    ratios = torch.where(ok, log_p - drawn.log_prob, -math.inf)
+    return Weighted(x, psis(ratios, warn=warn)), (log_p - drawn.log_flow)[drawn.own & ok]
 
 
 def diagnose(
@@ -178,7 +182,7 @@ def diagnose(
         khat=sample.weights.khat,
         khat_limit=sample.weights.limit,
         ess=sample.weights.ess,
-        draws=len(ratios),
+        draws=len(sample.x),
         outside=1 - len(inside) / len(ratios),
         modes=tuple(found),
     )

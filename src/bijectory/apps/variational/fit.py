@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from bijectory.apps.variational.density import LogDensity, UnnormalizedDensity
-from bijectory.apps.variational.diagnostics import diagnose
+from bijectory.apps.variational.diagnostics import diagnose, weighted_draws
 from bijectory.apps.variational.joint import Joint
-from bijectory.apps.variational.laplace import Approximation, explore, mixture_weights, moment_match
+from bijectory.apps.variational.laplace import Approximation, explore, mixture_weights, moment_match, weighty
 from bijectory.apps.variational.parameters import Parameters
 from bijectory.apps.variational.posterior import Posterior
 from bijectory.densities import Flow
@@ -27,7 +27,7 @@ Objective = Literal["reverse", "forward", "alpha"]
 BATCH, EPOCH_STEPS, VALIDATION = 512, 25, 2048
 SMALL = {"hidden": (32, 32), "layers": 4, "acts_on": "noise"}  # of a recipe, where it has such arguments
 WARM_DRAWS, WARM_EPOCHS = 8192, 15
-ENOUGH = 0.99  # effective share of the draws with which training ends
+ENOUGH, LIGHT = 0.99, 0.5  # effective share of the draws, and Pareto shape, with which training ends
 OUTSIDE = 0.01  # largest share of draws without density with which the reverse KL starts
 
 
@@ -38,11 +38,10 @@ class Enough(Callback):
         self.flow, self.density, self.reached = flow, density, False
 
     def on_epoch(self, run: Run, record: Mapping[str, Any]) -> bool:
-        with torch.no_grad():
-            x, log_q = self.flow.rsample_and_log_prob(VALIDATION)
-            log_w = self.density.tolerant(x) - log_q
-            ess = torch.exp(2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0))
-        self.reached = bool(ess > ENOUGH * VALIDATION)
+        generator = torch.Generator().manual_seed(run.step)
+        sample, own = weighted_draws(self.flow, self.density, VALIDATION, generator, warn=False)
+        share = float((2 * own.logsumexp(0) - (2 * own).logsumexp(0)).exp()) / len(own)
+        self.reached = share > ENOUGH and sample.weights.khat < LIGHT
         return self.reached
 
 
@@ -157,9 +156,10 @@ def fit_posterior(
     density.probe(generator, gradient=objective == "reverse" or start == "laplace")
     modes = explore(density, starts, generator) if start == "laplace" else []
     with isolated(seed):
-        flow = _build(declared, recipe, recipe_args, modes)
-        if len(modes) > 1:
-            _warm_up(flow, density, modes, config, generator)
+        main = weighty(modes)
+        flow = _build(declared, recipe, recipe_args, main)
+        if len(main) > 1:
+            _warm_up(flow, density, main, config, generator)
         result = _train(flow, density, objective, alpha, anneal, config)
     message = f'training stopped: {result.report}. Try config=variational_config(lr=1e-3), or objective="forward".'
     check(result.stop_reason != "non_finite", ConvergenceError, message)
@@ -177,7 +177,10 @@ def fit_posterior(
 
 
 def _build(
-    parameters: Parameters, recipe: str | Flow, arguments: Mapping[str, Any] | None, modes: list[Approximation]
+    parameters: Parameters,
+    recipe: str | Flow,
+    arguments: Mapping[str, Any] | None,
+    modes: list[Approximation],
 ) -> Flow:
     """The flow in the space of the parameters, float64."""
     width = parameters.width
@@ -232,7 +235,7 @@ def _train(
             f'{message}{first}. Declare the support (bounded=, positive=, Parameter("ordered", n)) so that no draw can '
             'leave it, or use objective="forward".'
         )
-    loss: ReverseKL | AlphaDivergence
+    loss: Any
     if objective == "reverse":
         slow = any(t.solver != "closed form" for t in flow.transform.modules() if hasattr(t, "solver"))
         loss = ReverseKL(density.batched, "total" if slow else "path")

@@ -38,7 +38,8 @@ class Joint:
         self, priors: Mapping[str, Prior], log_likelihood: Callable[[dict[str, Tensor]], Tensor] | None = None
     ) -> None:
         self.priors, self.log_likelihood = dict(priors), log_likelihood
-        entries, values = [], {}
+        entries: list[tuple[str, Parameter]] = []
+        values: dict[str, Tensor] = {}
         for name, prior in self.priors.items():
             made = self._at(name, prior, values)
             fixed = isinstance(prior, Distribution)

@@ -26,6 +26,7 @@ CANDIDATES, STEPS, DRAWS, POINTS = 512, 500, 128, 6
 RADIUS = 2.0  # starts are uniform in (-2, 2) in every unconstrained coordinate
 WALL = 1e100  # stands for -log 0 in a line search
 MAX_SPREAD = 1e3  # largest standard deviation of an approximation, where the density is flat
+NEGLIGIBLE = 1e-4  # share of the mass below which an approximation is no reason to reach out for it
 DIP = 0.5  # nats between two places that make them two modes
 
 
@@ -56,8 +57,8 @@ def explore(density: UnnormalizedDensity, starts: int, generator: torch.Generato
     Raises:
         NonFiniteError: If the density is zero everywhere that was tried.
     """
-    found = [_climb(density, u, generator) for u in _starts(density, starts, generator)]
-    found = sorted((a for a in found if a is not None), key=lambda a: -a.elbo)
+    climbs = [_climb(density, u, generator) for u in _starts(density, starts, generator)]
+    found = sorted((a for a in climbs if a is not None), key=lambda a: -a.elbo)
     message = 'no normal approximation of log_density has a finite ELBO; check its supports, or use start="broad".'
     check(bool(found), NonFiniteError, message)
     distinct = found[:1]
@@ -65,6 +66,14 @@ def explore(density: UnnormalizedDensity, starts: int, generator: torch.Generato
         if a.converged and all(_apart(density, a, b) for b in distinct):
             distinct.append(a)
     return distinct
+
+
+def weighty(approximations: list[Approximation]) -> list[Approximation]:
+    """Those that hold some of the mass."""
+    if not approximations:
+        return []
+    w = mixture_weights(approximations)
+    return [a for a, share in zip(approximations, w.tolist(), strict=True) if share >= NEGLIGIBLE]
 
 
 def moment_match(approximations: list[Approximation]) -> tuple[Tensor, Tensor]:

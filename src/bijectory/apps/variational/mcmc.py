@@ -1,7 +1,8 @@
 r"""Markov chains that start from a flow and correct it: independence Metropolis, and Hamiltonian moves in latent space.
 
-*Independence Metropolis* proposes draws of the flow; with :math:`w = \tilde p / q` a proposal is accepted with probability
-:math:`\min(1, w'/w)`. It crosses between modes, and gets stuck where ``w`` is large: where the flow is too thin.
+*Independence Metropolis* proposes draws of the flow (with a safety net, see ``proposal``); with :math:`w = \tilde p / q` a
+proposal is accepted with probability :math:`\min(1, w'/w)`. It crosses between modes, and gets stuck where ``w`` is large:
+where the flow is too thin.
 
 *NeuTra* runs Hamiltonian Monte Carlo on the latent density :math:`\pi(z) = \tilde p(x(z))\,|\det \partial x/\partial z|`,
 which is nearly a standard normal whatever the shape of the posterior. The step size is adapted during the warm-up by dual
@@ -22,6 +23,7 @@ from torch import Tensor
 from bijectory.apps.variational.chains import Chains
 from bijectory.apps.variational.density import UnnormalizedDensity
 from bijectory.apps.variational.diagnostics import Weighted
+from bijectory.apps.variational.proposal import draw
 from bijectory.densities import Flow
 
 TARGET, TRAJECTORY, MAX_LEAPS = 0.8, 1.5, 24
@@ -41,12 +43,14 @@ def independence_metropolis(
 ) -> Chains:
     """Metropolis with draws of the flow as proposals; ``draws * thin`` proposals for each chain."""
     first = start.weights.resample(chains, generator=generator)
-    x, log_w = start.x[first], start.weights.log_ratios[first]
+    x, log_w = start.x[first], start.weights.log_ratios[first]  # the same proposal
     kept, accepted = [], 0.0
     for _ in range(draws):
+        drawn = draw(flow, thin * chains, generator)
         with torch.no_grad():
-            new, log_q = flow.rsample_and_log_prob((thin, chains), generator=generator)
-            ratios = density.tolerant(new.reshape(-1, new.shape[-1])).reshape(thin, chains) - log_q
+            flat = density.tolerant(drawn.x) - drawn.log_prob
+        ratios = torch.where(flat.isnan(), -math.inf, flat).reshape(thin, chains)
+        new = drawn.x.reshape(thin, chains, -1)
         u = torch.rand(thin, chains, generator=generator, dtype=torch.float64).log()
         for k in range(thin):
             accept = u[k] < ratios[k] - log_w

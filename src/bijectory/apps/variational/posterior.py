@@ -13,6 +13,7 @@ from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
 from bijectory.apps.importance import ImportanceWeights, psis
+from bijectory.apps.kind import SCHEMA
 from bijectory.apps.variational.chains import Chains
 from bijectory.apps.variational.convergence import ess
 from bijectory.apps.variational.density import LogDensity, UnnormalizedDensity
@@ -204,6 +205,8 @@ class Posterior:
             "chains": None if self.chains is None else self.chains.to_dict(),
         }
         save(self.flow, folder, metadata={"posterior": json.loads(json.dumps(metadata))})
+        schema = {"kind": "posterior", "parameters": self.parameters.to_list()}
+        atomic_write(folder / SCHEMA, [json.dumps(schema, indent=1, allow_nan=True).encode()])
         tensors = {"x": self.draws.x.numpy(), "log_ratios": self.draws.weights.log_ratios.numpy()}
         if self.chains is not None:
             tensors["chains"] = self.chains.draws
@@ -222,7 +225,8 @@ class Posterior:
         """
         folder = Path(folder)
         metadata = load_metadata(folder).get("posterior")
-        check(isinstance(metadata, dict), CheckpointError, f"{folder} holds a model that is not a posterior.")
+        if not isinstance(metadata, dict):
+            raise CheckpointError(f"{folder} holds a model that is not a posterior.")
         try:
             tensors = load_tensors((folder / DRAWS_FILE).read_bytes())
             x, ratios = torch.from_numpy(tensors["x"]), torch.from_numpy(tensors["log_ratios"])
