@@ -45,6 +45,14 @@ class Posterior:
         diagnostics: Free energy, evidence, weights, modes. Print it.
         training: Recipe, steps, seconds, seed.
         chains: Draws of Markov chains after ``polish``.
+
+    Example:
+        >>> from bijectory import fit_posterior
+        >>> posterior = fit_posterior(lambda x: -0.5 * (x[:, 0] - 3) ** 2, ["mu"])
+        >>> posterior, posterior.sample(5, seed=0).shape
+        (Posterior(mu: good), (5, 1))
+        >>> posterior.table()["mean"].round(1).to_dict()
+        {'mu': 3.0}
     """
 
     flow: Flow
