@@ -12,7 +12,14 @@ from bijectory.apps.importance import psis
 from bijectory.apps.variational import Chains, Parameters, ess, rhat
 from bijectory.apps.variational.density import UnnormalizedDensity
 from bijectory.apps.variational.diagnostics import weighted_draws
-from bijectory.apps.variational.mcmc import DualAveraging, independence_metropolis, neutra
+from bijectory.apps.variational.mcmc import (
+    DualAveraging,
+    Latent,
+    _global_move,
+    _hamiltonian,
+    independence_metropolis,
+    neutra,
+)
 from bijectory.apps.variational.proposal import draw
 from bijectory.errors import ShapeError
 
@@ -146,3 +153,25 @@ def test_the_defensive_mixture_is_a_density_and_tames_the_tails():
     assert safe.log_evidence().value.item() == pytest.approx(0, abs=4 * safe.log_evidence().se.item())
     own_base = bj.Flow(bj.Whiten(1, [1.0], [[2.0]]), bj.StudentT(1)).double()
     assert draw(own_base, 10, torch.Generator().manual_seed(0)).own.all()
+
+
+@pytest.mark.parametrize("move", ["hamiltonian", "global"])
+def test_moves_leave_the_target_as_it_is(move):
+    flow = bj.Flow(bj.Whiten(1, [0.5], [[1.5]]), bj.StandardNormal(1)).double()
+    density = UnnormalizedDensity(lambda x: Normal(1.0, 1.0).log_prob(x[:, 0]), Parameters.declare(1))
+    target, generator = Latent(flow, density), torch.Generator().manual_seed(0)
+    z = flow.to_latent(1 + torch.randn(20_000, 1, generator=generator, dtype=F64))[0]
+    log_p, g = target.gradient(z)
+    start = z
+    for _ in range(3):
+        if move == "global":
+            z, log_p, g = _global_move(target, flow, z, log_p, g, generator)
+        else:
+            z, log_p, g, _, _ = _hamiltonian(target, z, log_p, g, 0.7, generator)
+    assert (z != start).double().mean() > 0.5
+    x = target.data(z)
+    assert x.mean().item() == pytest.approx(1, abs=0.03)
+    assert x.var().item() == pytest.approx(1, abs=0.04)
+    again = target.gradient(z)
+    assert torch.allclose(log_p, again[0])
+    assert torch.allclose(g, again[1])
