@@ -29,6 +29,14 @@ def test_custom_layers_obey_the_laws_and_learn(capsys, monkeypatch):
     assert "every check holds" in capsys.readouterr().out
 
 
+def test_logistic_regression_finds_a_posterior(capsys, monkeypatch):
+    posterior = load("logistic_regression", monkeypatch).main(epochs=2)
+    out = capsys.readouterr().out
+    assert posterior.diagnostics.ess > 4000
+    assert "log evidence" in out
+    assert "% right" in out
+
+
 def test_digits_are_scored_and_come_back(capsys, monkeypatch):
     bits = load("digits", monkeypatch).main(budget=2.0, steps=1, hidden=8)
     out = capsys.readouterr().out

@@ -43,6 +43,15 @@ BLOCKS = bj.nets.ProductManifold((bj.nets.Torus(1), bj.nets.Sphere(2), bj.nets.E
 HALVES = ((1, 1, 0, 0), (0, 0, 1, 1))
 
 
+def _whiten() -> bj.Whiten:
+    root = torch.tensor([[2.0, 0, 0, 0], [1.0, 0.5, 0, 0], [-0.5, 0.25, 1.5, 0], [0.25, -1.0, 0.5, 0.75]])
+    return bj.Whiten(FEATURES, torch.tensor([0.0, 1.0, -2.0, 0.5]), root)
+
+
+def _increasing(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[..., :1], softplus(x[..., 1:]) + 0.1], -1).cumsum(-1)
+
+
 def _partition(c: int) -> bj.Partition:
     affine = bj.Coupling(bj.Affine(), (True, False), c, hidden=(8,))
     return bj.Partition(affine, bj.Chain(), bj.Elementwise(bj.SinhArcsinh(), 1, c, (8,)), groups=[(3, 1), (2,), (0,)])
@@ -184,6 +193,8 @@ TRANSFORMS = [
     Case("Partition", _partition, context_free=(2, 3)),
     Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), contexts=(0,)),
     Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
+    Case("Whiten", lambda _: _whiten(), contexts=(0,)),
+    Case("Ordered", lambda _: bj.Ordered(FEATURES), contexts=(0,), domain=_increasing, saturates=True),
     Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (2, 2)), contexts=(0,)),
     Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),

@@ -7,8 +7,8 @@ from typing import Literal
 SCHEMA = "schema.json"
 
 
-def run_kind(folder: str | Path) -> Literal["table", "image"]:
-    """Whether a run folder holds the model of a table or of images; what is neither counts as a (broken) table.
+def run_kind(folder: str | Path) -> Literal["table", "image", "posterior"]:
+    """Whether a run folder holds the model of a table, of images, or a posterior; what is none counts as a (broken) table.
 
     Example:
         >>> run_kind("nowhere")
@@ -18,4 +18,5 @@ def run_kind(folder: str | Path) -> Literal["table", "image"]:
         found = json.loads((Path(folder) / SCHEMA).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "table"
-    return "image" if isinstance(found, dict) and found.get("kind") == "image" else "table"
+    kind = found.get("kind") if isinstance(found, dict) else None
+    return kind if kind in ("image", "posterior") else "table"

@@ -171,7 +171,8 @@ def tune_solver(
         mean and largest error.
 
     Raises:
-        ConfigError: If no layer is continuous, the tolerance is below 1e-9, or no solver tried is accurate enough: then the best one is named.
+        ConfigError: If no layer is continuous, the tolerance is below 1e-9, or no solver tried is accurate enough: then the
+            best one is named.
 
     Example:
         >>> from bijectory import cnf

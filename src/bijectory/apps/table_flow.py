@@ -189,9 +189,10 @@ class TableFlow:
         Raises:
             CheckpointError: If a file is missing, altered, or does not belong to the others.
         """
-        flow = load(folder)
-        images = run_kind(folder) == "image"
-        check(not images, CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
+        flow, kind = load(folder), run_kind(folder)
+        check(kind != "image", CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
+        posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or Posterior.load."
+        check(kind != "posterior", CheckpointError, posterior)
         schema = Schema.load(Path(folder) / SCHEMA)
         check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
         return cls(flow, schema)

@@ -10,6 +10,7 @@ from bijectory.cli.demo import demo
 from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
+from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
@@ -42,6 +43,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, distill, solver, demo, doctor):
+for verb in (fit, sample, score, show, report, distill, solver, infer, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)

@@ -12,6 +12,7 @@ from bijectory.errors import ConfigError, check
 RUN_FILES = (
     *("config.json", "schema.json", "model.safetensors", "model.next.safetensors", "metrics.jsonl"),
     *("splits.safetensors", "audit.json", "report.html", "README.md"),
+    *("draws.safetensors", "draws.csv", "draws.parquet", "table.csv", "summary.txt"),
 )
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

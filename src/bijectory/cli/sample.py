@@ -40,6 +40,12 @@ def sample(
         say(f"{drawn} images drawn, written to {out}", quiet=quiet)
         return
     check(temperature == 1, ConfigError, "--temperature is for images; leave it out.")
+    if run_kind(run) == "posterior":
+        from bijectory.apps import Posterior
+
+        check(not given and given_from is None, ConfigError, "a posterior has no given columns; leave --given out.")
+        write_frame(Posterior.load(run).sample(1000 if n is None else n, seed=seed), out)
+        return
     conditions = options.values(given)
     model = TableFlow.load(run)
     known = [c.name for c in model.schema.columns if c.role == "given"]

@@ -1,5 +1,6 @@
 """Objectives: plain callables ``(model, batch) -> scalar``, lower is better."""
 
+from bijectory.objectives.alpha import AlphaDivergence
 from bijectory.objectives.augment import ContextDropout, NoisyData
 from bijectory.objectives.batch import Batch
 from bijectory.objectives.couplings import (
@@ -27,6 +28,7 @@ from bijectory.objectives.transport import TransportRegularized, follow
 __all__ = [
     "OBJECTIVES",
     "REGRESSIONS",
+    "AlphaDivergence",
     "Batch",
     "BrownianBridge",
     "ConditionalOptimalTransport",

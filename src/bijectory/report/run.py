@@ -18,6 +18,7 @@ from bijectory.report.content import Content
 from bijectory.report.html import render
 from bijectory.report.image_content import ImageContent
 from bijectory.report.image_run import write_image_report
+from bijectory.report.posterior_run import write_posterior_report
 from bijectory.report.records import audit_rows, history
 from bijectory.tables import preprocess
 
@@ -72,13 +73,15 @@ def write_report(folder: str | Path, content: Content | ImageContent | None = No
     """Write ``report.html`` and ``figures/`` into a run folder.
 
     Args:
-        folder: A run folder, of a table or of images.
+        folder: A run folder, of a table, of images, or of a posterior.
         content: What ``read_run`` or ``read_image_run`` gave; read anew if None.
         seed: As in ``read_run``.
 
     Returns:
         Path of the HTML file: self-contained, no network.
     """
+    if content is None and run_kind(folder) == "posterior":
+        return write_posterior_report(folder, seed=seed)
     if isinstance(content, ImageContent) or (content is None and run_kind(folder) == "image"):
         return write_image_report(folder, content, seed=seed)
     return render(read_run(folder, seed=seed) if content is None else content, Path(folder))

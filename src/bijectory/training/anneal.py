@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bijectory.errors import ConfigError, check
-from bijectory.objectives import ReverseKL
+from bijectory.objectives import AlphaDivergence, ReverseKL
 from bijectory.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Anneal(Callback):
         (0.01, 0.01)
     """
 
-    def __init__(self, objective: ReverseKL, steps: int = 10_000, start: float = 0.01) -> None:
+    def __init__(self, objective: ReverseKL | AlphaDivergence, steps: int = 10_000, start: float = 0.01) -> None:
         check(steps >= 1, ConfigError, f"steps must be at least 1, got {steps}.")
         check(0 <= start <= 1, ConfigError, f"start must be between 0 and 1, got {start}.")
         self.objective, self.steps, self.start = objective, steps, start

@@ -17,6 +17,7 @@ from bijectory.transforms.matrix_exp import MatrixExp
 from bijectory.transforms.monotone_integral import MonotoneIntegral
 from bijectory.transforms.multiscale import Multiscale
 from bijectory.transforms.normalize import ActNorm, Standardize
+from bijectory.transforms.ordered import Ordered
 from bijectory.transforms.orthogonal import Householder, Rotation
 from bijectory.transforms.partition import Partition
 from bijectory.transforms.patchify import Patchify
@@ -30,6 +31,7 @@ from bijectory.transforms.reversible import Reversible
 from bijectory.transforms.squeeze import Haar, Squeeze
 from bijectory.transforms.stochastic import Stochastic, estimate_with_error
 from bijectory.transforms.sylvester import Sylvester
+from bijectory.transforms.whiten import Whiten
 
 __all__ = [
     "LU",
@@ -52,6 +54,7 @@ __all__ = [
     "MatrixExp",
     "MonotoneIntegral",
     "Multiscale",
+    "Ordered",
     "Partition",
     "Patchify",
     "Permutation",
@@ -67,6 +70,7 @@ __all__ = [
     "Stochastic",
     "Sylvester",
     "Transform",
+    "Whiten",
     "estimate_with_error",
     "forward_with_costs",
     "random_permutation",
