@@ -99,11 +99,10 @@ def test_error_falls_with_the_order_of_the_method():
 @pytest.mark.parametrize("trace", ["exact", "hutchinson", "hutch++"])
 @pytest.mark.parametrize("steps", [8, None])
 def test_gradients_agree(trace, steps):
-    x, c, grads = points(2, 2), points(2, 3, seed=1), {}
+    x, c, grads = points(1, 2), points(1, 3, seed=1), {}
     modes = ("solver", "checkpoint", "adjoint", *(["reversible"] if steps else []))
-    grid = steps and {"hutch++": 24}.get(
-        trace, steps
-    )  # its basis bends, which the adjoint sees only as well as the grid
+    # The basis of Hutch++ bends, which the adjoint sees only as well as the grid does.
+    grid = 16 if steps and trace == "hutch++" else steps
     for gradient in modes:
         layer = trained(
             2, 3, gradient=gradient, method="tsit5", steps=grid, trace=trace, probes=2, rtol=1e-7, atol=1e-7
@@ -202,9 +201,10 @@ def test_events_of_any_shape_without_a_closed_form(steps):
         assert torch.linalg.slogdet(jacobian).logabsdet.item() == pytest.approx(ladj[k].item(), abs=1e-6)
     assert (layer.inverse(z)[0] - x).abs().max() < 1e-6
     torch._dynamo.reset()
-    if steps:
-        captured = torch.compile(layer.forward, backend="eager", fullgraph=True)(x)
-        assert torch.allclose(captured[1], ladj, rtol=0, atol=1e-12)
+    if steps:  # one short step, for the graph grows with their number
+        short = bj.Continuous(Sheet(), "midpoint", 1).double()
+        captured = torch.compile(short.forward, backend="eager", fullgraph=True)(x)
+        assert torch.allclose(captured[1], short(x)[1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("trace", ["hutchinson", "hutch++"])
