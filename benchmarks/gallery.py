@@ -44,7 +44,7 @@ def fit_one(name: str, target: bj.Density, seed: int) -> tuple[dict, np.ndarray]
     scale.initialize(train)
     flow = bj.Flow(bj.Chain(scale, core.transform), core.base)
     regression = recipe.objective in bj.objectives.REGRESSIONS
-    own = {"epochs": 3 * EPOCHS, "lr": 5e-3, "ema_decay": 0.99} if regression else {"epochs": EPOCHS, "lr": 2e-3}
+    own = {"epochs": 3 * EPOCHS, "lr": 1e-2, "ema_decay": 0.99} if regression else {"epochs": EPOCHS, "lr": 2e-3}
     config = bj.FitConfig(batch_size=250, seed=seed, progress=False, patience=None, **own)
     objective = bj.objectives.find_objective(recipe.objective)
     start = time.process_time()
@@ -125,7 +125,7 @@ def draw(work: Path, page: str) -> None:
 
 Each recipe with its defaults, {ROWS:,} rows, {EPOCHS} epochs of batches of 250 (Adam, peak 2e-3, cosine;
 what regresses on noise takes steps a third as costly, so
-three times as many, peak 5e-3, weights averaged), one seed. The
+three times as many, peak 1e-2, weights averaged), one seed. The
 figures are held-out nats lost to the exact density, KL(target | flow), on {HELD_OUT:,} rows; the largest standard error is
 {error:.3f}. Small is good, 0 is perfect. A short fit: it shows what each family finds quickly, not its limit.
 {left_out}Made by `benchmarks/gallery.py`.

@@ -440,7 +440,7 @@ RECIPES = [
         features=1,
         idle=(r"layers\.0\.weight",),  # normalised rows of a single weight are 1
     ),
-    Case("cfm", lambda c: bj.cfm(2, c, hidden=(8,), activation="tanh", **ACCURATE), features=2, weights=0.1),
+    Case("cfm", lambda c: bj.cfm(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
     Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
     Case("rnode", lambda c: bj.rnode(1, c, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),

@@ -114,7 +114,7 @@ def table_config(rows: int, *, objective: str = "nll", **changes: Any) -> FitCon
     if rows >= 50_000 and changes.get("time_budget") is None:
         defaults["epochs"] = 60
     if objective in REGRESSIONS:
-        defaults |= {"ema_decay": 0.999, "lr": 1e-2 if large else 5e-3}
+        defaults |= {"ema_decay": 0.999, "lr": 1e-2}
     return FitConfig(**{**defaults, **changes})
 
 

@@ -25,7 +25,7 @@ def cfm(
     context: int = 0,
     *,
     hidden: Sequence[int] = (128, 128),
-    activation: str = "silu",
+    activation: str = "tanh",
     frequencies: int = 1,
     method: str = "tsit5",
     steps: int | None = 16,
@@ -40,7 +40,8 @@ def cfm(
         features: Number of features.
         context: Width of the context, 0 for none.
         hidden: Hidden widths of the velocity; up to two have the trace of their Jacobian in closed form.
-        activation: A smooth one, see ``nets.TimeMLP``.
+        activation: A smooth one, see ``nets.TimeMLP``. After equal training ``"tanh"`` separates modes far better,
+            ``"silu"`` bends rings better.
         frequencies: Of time.
         method: Of the solver.
         steps: Steps of the solver; None adapts them row by row.
