@@ -29,6 +29,7 @@ def test_custom_layers_obey_the_laws_and_learn(capsys, monkeypatch):
     assert "every check holds" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # ten seconds of one core and more
 def test_logistic_regression_finds_a_posterior(capsys, monkeypatch):
     posterior = load("logistic_regression", monkeypatch).main(epochs=2)
     out = capsys.readouterr().out

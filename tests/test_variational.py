@@ -187,6 +187,15 @@ def test_the_start_of_a_gaussian_is_the_gaussian():
     assert found.elbo == pytest.approx(LOG_Z, abs=1e-3)
 
 
+def test_the_start_counts_the_log_det_of_a_support():
+    def log_normal(x):  # standard normal in log x: the mode of x itself lies at exp(-1)
+        return -0.5 * x[:, 0].log() ** 2 - x[:, 0].log()
+
+    (found,) = explore(UnnormalizedDensity(log_normal, Parameters.declare(["a"], positive=["a"])), 2, generator())
+    assert found.loc.item() == pytest.approx(0, abs=1e-4)
+    assert found.elbo == pytest.approx(0.5 * math.log(2 * math.pi), abs=1e-4)
+
+
 def test_hessians_by_autodiff_and_by_differences_agree():
     density = UnnormalizedDensity(lambda x: -(x[:, 0] ** 2 * x[:, 1]).exp(), Parameters.declare(2))
     u = torch.tensor([0.5, -0.7], dtype=F64)
