@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bijectory.apps import (
+        Detector,
         Distillation,
         FlowDensity,
         FlowOutlier,
@@ -227,6 +228,7 @@ __all__ = [
     "DataWarning",
     "Density",
     "Dequantized",
+    "Detector",
     "DiagonalNormal",
     "Distillation",
     "Elementwise",

@@ -1,5 +1,13 @@
 """From a problem to an answer, on the public surface only."""
 
+from bijectory.apps.anomaly import (
+    Detector,
+    Explanation,
+    benjamini_hochberg,
+    code_length,
+    conformal_p_values,
+    perturb_rows,
+)
 from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
 from bijectory.apps.images import (
@@ -18,7 +26,9 @@ from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
 __all__ = [
+    "Detector",
     "Distillation",
+    "Explanation",
     "FlowDensity",
     "FlowOutlier",
     "ImageFit",
@@ -28,7 +38,10 @@ __all__ = [
     "SolverCheck",
     "TableFit",
     "TableFlow",
+    "benjamini_hochberg",
     "check_solver",
+    "code_length",
+    "conformal_p_values",
     "distill",
     "distill_table",
     "fit_images",
@@ -36,6 +49,7 @@ __all__ = [
     "image_config",
     "load_images",
     "load_rows",
+    "perturb_rows",
     "read_images",
     "run_kind",
     "solved_layers",
