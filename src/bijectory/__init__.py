@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bijectory.apps import (
+        Comparison,
         Detector,
         Distillation,
         FlowDensity,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         ImageFlow,
         TableFit,
         TableFlow,
+        compare,
         distill,
         distill_table,
         fit_images,
@@ -218,6 +220,7 @@ __all__ = [
     "Causal",
     "Chain",
     "Checkerboard",
+    "Comparison",
     "ConditionalOptimalTransport",
     "ContextDropout",
     "Continuous",
@@ -322,6 +325,7 @@ __all__ = [
     "cfm",
     "cnf",
     "cnf_image",
+    "compare",
     "denoise",
     "dequantized_nll",
     "distill",

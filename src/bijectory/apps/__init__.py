@@ -8,6 +8,7 @@ from bijectory.apps.anomaly import (
     conformal_p_values,
     perturb_rows,
 )
+from bijectory.apps.comparison import Comparison, compare
 from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
 from bijectory.apps.images import (
@@ -26,6 +27,7 @@ from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
 __all__ = [
+    "Comparison",
     "Detector",
     "Distillation",
     "Explanation",
@@ -41,6 +43,7 @@ __all__ = [
     "benjamini_hochberg",
     "check_solver",
     "code_length",
+    "compare",
     "conformal_p_values",
     "distill",
     "distill_table",

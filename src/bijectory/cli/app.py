@@ -7,6 +7,7 @@ from typer import Option
 
 import bijectory
 from bijectory.cli.anomaly import anomaly
+from bijectory.cli.compare import compare
 from bijectory.cli.demo import demo
 from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
@@ -42,6 +43,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, anomaly, show, report, distill, demo, doctor):
+for verb in (fit, sample, score, anomaly, compare, show, report, distill, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)
