@@ -22,17 +22,27 @@ from bijectory.apps.images import (
     read_images,
 )
 from bijectory.apps.kind import run_kind
+from bijectory.apps.ratio import (
+    DensityRatio,
+    FlowRatio,
+    check_ratio,
+    fit_ratio,
+    ratio_weights,
+    two_sample_test,
+)
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
 __all__ = [
     "Comparison",
+    "DensityRatio",
     "Detector",
     "Distillation",
     "Explanation",
     "FlowDensity",
     "FlowOutlier",
+    "FlowRatio",
     "ImageFit",
     "ImageFlow",
     "ImageSchema",
@@ -41,6 +51,7 @@ __all__ = [
     "TableFit",
     "TableFlow",
     "benjamini_hochberg",
+    "check_ratio",
     "check_solver",
     "code_length",
     "compare",
@@ -48,15 +59,18 @@ __all__ = [
     "distill",
     "distill_table",
     "fit_images",
+    "fit_ratio",
     "fit_table",
     "image_config",
     "load_images",
     "load_rows",
     "perturb_rows",
+    "ratio_weights",
     "read_images",
     "run_kind",
     "solved_layers",
     "table_config",
     "tune_solver",
+    "two_sample_test",
     "with_solver",
 ]

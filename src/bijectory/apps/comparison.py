@@ -184,7 +184,7 @@ def _compare(
         n_resamples=resamples,
         method="percentile",
         batch=max(1, int(DRAWS / n)),
-        rng=np.random.default_rng(seed),
+        random_state=np.random.default_rng(seed),
     )
     low, high = (float(v) for v in draws.confidence_interval)
     # Under the hypothesis of no difference the resampled means scatter around 0 as they do around the mean.
