@@ -44,3 +44,9 @@ def test_digits_are_scored_and_come_back(capsys, monkeypatch):
     assert bits < 4.05  # log2 17 is 4.09: two seconds teach little
     assert "bits per dimension" in out
     assert "unchanged: 100.00%" in out
+
+
+def test_weighting_helps_under_covariate_shift(capsys, monkeypatch):
+    plain, weighted = load("covariate_shift", monkeypatch).main()
+    assert weighted < 0.95 * plain
+    assert "effective after weighting" in capsys.readouterr().out

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bijectory.apps import (
+        Comparison,
+        Detector,
         Distillation,
         FlowDensity,
         FlowOutlier,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
         Posterior,
         TableFit,
         TableFlow,
+        compare,
         distill,
         distill_table,
         fit_images,
@@ -228,6 +231,7 @@ __all__ = [
     "Causal",
     "Chain",
     "Checkerboard",
+    "Comparison",
     "ConditionalOptimalTransport",
     "ContextDropout",
     "Continuous",
@@ -238,6 +242,7 @@ __all__ = [
     "DataWarning",
     "Density",
     "Dequantized",
+    "Detector",
     "DiagonalNormal",
     "Distillation",
     "Elementwise",
@@ -337,6 +342,7 @@ __all__ = [
     "cfm",
     "cnf",
     "cnf_image",
+    "compare",
     "denoise",
     "dequantized_nll",
     "distill",

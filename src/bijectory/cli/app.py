@@ -6,6 +6,8 @@ import typer
 from typer import Option
 
 import bijectory
+from bijectory.cli.anomaly import anomaly
+from bijectory.cli.compare import compare
 from bijectory.cli.demo import demo
 from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
@@ -43,6 +45,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, distill, solver, infer, demo, doctor):
+for verb in (fit, sample, score, show, report, distill, solver, infer, anomaly, compare, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)
