@@ -86,6 +86,11 @@ between = lambda x: 5 * torch.sigmoid(x) - 2
 from_between = lambda x: torch.logit((x + 2) / 5)
 
 
+def unclip(x: torch.Tensor, strip: float = 1.5) -> torch.Tensor:
+    """The soft clip of [-2, 3] undone, as the textbook has it."""
+    return x + strip * torch.log(torch.expm1(-(x + 2) / strip) / torch.expm1((x - 3) / strip))
+
+
 def logistics(reach: float, slope: float) -> Callable[[torch.Tensor], torch.Tensor]:
     """Logit of the distribution function of two equal logistics at plus and minus ``reach``, with a least slope."""
     cdf = lambda x: (torch.sigmoid(slope * (x - reach)) + torch.sigmoid(slope * (x + reach))) / 2
@@ -164,6 +169,16 @@ def _positive(c: int) -> bj.Flow:
     )
 
 
+def _regression(c: int) -> bj.Regression:
+    """Fitted to rows of any kind, for at first it is the identity; numbers that every dtype holds exactly."""
+    layer, g = bj.Regression(FEATURES, c).double(), torch.Generator().manual_seed(0)
+    x, rows = torch.randn(50, FEATURES + c, generator=g, dtype=torch.float64).split((FEATURES, c), -1)
+    layer.initialize(x.cumsum(-1) + rows.sum(-1, keepdim=True), rows)
+    for buffer in (layer.slope, layer.offset, layer.factor):
+        buffer.mul_(64).round_().div_(64)
+    return layer.to(torch.get_default_dtype())
+
+
 def _integral(features: int, c: int, nodes: int, **rule: str) -> bj.MonotoneIntegral:
     """A small one: the box is as wide as the nodes resolve to 1e-10 with trained-like weights."""
     g = bj.nets.MLP(1, 1, (6,), 2, activation="tanh")
@@ -194,6 +209,7 @@ BIJECTIONS = [
     Case("Log", lambda _: bj.Log(), (0,), domain=torch.exp, start=torch.log, saturates=True),
     Case("Logit", lambda _: bj.Logit(), (0,), domain=torch.sigmoid, start=torch.logit, saturates=True),
     Case("Logit-bounds", lambda _: bj.Logit(-2.0, 3.0), (0,), domain=between, start=from_between, saturates=True),
+    Case("SoftClip", lambda _: bj.SoftClip(-2.0, 3.0, 0.3), (0,), domain=between, start=unclip, saturates=True),
     Case("Sigmoid", lambda _: bj.Sigmoid(), (0,), range=torch.sigmoid, start=torch.sigmoid, saturates=True),
     Case("MixtureCdf", lambda _: bj.MixtureCdf(2), (0,), start=two_logistics),
     Case("Gaussianization", lambda _: bj.Gaussianization(2), (0,), start=gaussianized),
@@ -245,6 +261,7 @@ TRANSFORMS = [
     Case("Partition", _partition, context_free=(2, 3)),
     Case("Permutation", lambda _: bj.Permutation((2, 0, 3, 1)), contexts=(0,)),
     Case("Standardize", lambda _: bj.Standardize(FEATURES, (0.0, 1.0, -2.0, 0.5), (1.0, 2.0, 0.5, 3.0)), contexts=(0,)),
+    Case("Regression", _regression),
     Case("ActNorm", lambda _: bj.ActNorm(FEATURES), contexts=(0,)),
     Case("Reshape", lambda _: bj.Reshape((FEATURES,), (2, 2)), contexts=(0,)),
     Case("Autoregressive-affine", lambda c: bj.Autoregressive(bj.Affine(), FEATURES, c, (16, 16), (2, 0, 3, 1))),
@@ -337,6 +354,11 @@ DENSITIES = [
         reparameterised=False,
     ),
     Case("VonMises", lambda _: bj.VonMises(2, 2.0), features=2, contexts=(0,)),
+    Case(
+        "Ensemble",
+        lambda c: bj.Ensemble(*(bj.real_nvp(FEATURES, c, layers=2, hidden=(8,)) for _ in range(2))),
+        reparameterised=False,
+    ),
     Case(
         "Mixture",
         lambda c: bj.Mixture(

@@ -6,6 +6,7 @@ from bijectory.densities.base import Density
 from bijectory.densities.dequantize import Dequantized, bits_per_dim
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
+from bijectory.densities.ensemble import Ensemble
 from bijectory.densities.estimate import log_prob_and_error
 from bijectory.densities.flow import Flow
 from bijectory.densities.guidance import denoise, guided_sample
@@ -42,6 +43,7 @@ __all__ = [
     "Dequantized",
     "DiagonalNormal",
     "Encode",
+    "Ensemble",
     "Flow",
     "FlowDistribution",
     "Funnel",

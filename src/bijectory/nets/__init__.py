@@ -5,6 +5,13 @@ from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
+from bijectory.nets.embeddings import (
+    ImageEmbedding,
+    MissingIndicator,
+    SeriesEmbedding,
+    SetEmbedding,
+    VectorEmbedding,
+)
 from bijectory.nets.field import Field, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
@@ -41,20 +48,25 @@ __all__ = [
     "Field",
     "Freezable",
     "GatedConvNet",
+    "ImageEmbedding",
     "LipSwish",
     "LipschitzConv",
     "LipschitzDense",
     "LipschitzDenseNet",
     "LipschitzNet",
     "MaskedMLP",
+    "MissingIndicator",
     "Periodic",
     "Pointwise",
     "Schedule",
+    "SeriesEmbedding",
+    "SetEmbedding",
     "Straight",
     "SubVariancePreserving",
     "TimeMLP",
     "VarianceExploding",
     "VariancePreserving",
+    "VectorEmbedding",
     "ViT",
     "VolumePreserving",
 ]
