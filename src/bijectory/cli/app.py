@@ -12,6 +12,7 @@ from bijectory.cli.fit import fit
 from bijectory.cli.list import list_recipes
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
+from bijectory.cli.sbi import sbi
 from bijectory.cli.score import score
 from bijectory.cli.show import show
 
@@ -40,6 +41,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, demo, doctor):
+for verb in (fit, sample, score, show, report, demo, doctor, sbi):
     app.command()(verb)
 app.command("list")(list_recipes)

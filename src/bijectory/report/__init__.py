@@ -3,6 +3,16 @@
 from bijectory.report.content import Content, scores, verdicts
 from bijectory.report.image_content import ImageContent
 from bijectory.report.image_run import read_image_run
+from bijectory.report.posterior_run import write_posterior_report
 from bijectory.report.run import read_run, write_report
 
-__all__ = ["Content", "ImageContent", "read_image_run", "read_run", "scores", "verdicts", "write_report"]
+__all__ = [
+    "Content",
+    "ImageContent",
+    "read_image_run",
+    "read_run",
+    "scores",
+    "verdicts",
+    "write_posterior_report",
+    "write_report",
+]
