@@ -381,3 +381,27 @@ def test_objective_by_name_by_callable_and_by_recipe():
     assert seen
     with pytest.raises(ConfigError, match="did you mean nll"):
         fit_table(x, recipe="real_nvp", objective="nnl", config=config)
+
+
+def test_training_goes_on_from_an_earlier_fit(tmp_path):
+    x = np.random.default_rng(0).normal(size=(400, 3)) @ np.array([[1.0, 0.9, 0.0], [0.0, 0.5, 0.3], [0.0, 0.0, 2.0]])
+    frame = pd.DataFrame(x, columns=["a", "b", "c"])
+    first = fit_table(frame, given=["c"], **ARGS, config=quick(), out=tmp_path / "first", audit=False)
+    before = first.model.score_samples(frame)
+    for start in (first.model, tmp_path / "first"):
+        second = fit_table(frame, given=["c"], start=start, config=quick(lr=1e-9, epochs=1), audit=False)
+        np.testing.assert_allclose(second.model.score_samples(frame), before, atol=1e-4)
+    assert np.array_equal(first.model.score_samples(frame), before), "the start is left as it was"
+    third = fit_table(frame, given=["c"], start=first.model, config=quick(), audit=False)
+    assert third.scores["train"]["log_likelihood"] > first.scores["train"]["log_likelihood"]
+
+
+def test_start_must_fit_the_table(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    start = fit_table(x, **ARGS, config=quick(epochs=1), audit=False).model
+    with pytest.raises(ConfigError, match=r"columns \['x0', 'x1'\], not \['a', 'b'\]"):
+        fit_table(pd.DataFrame(x, columns=["a", "b"]), start=start, config=quick(epochs=1))
+    with pytest.raises(ConfigError, match="scaled in another way"):
+        fit_table(2 * x, start=start, config=quick(epochs=1))
+    with pytest.raises(ConfigError, match="leave recipe_args out"):
+        fit_table(x, start=start, recipe_args={"layers": 2}, config=quick(epochs=1))

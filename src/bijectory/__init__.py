@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bijectory.apps import (
+        Distillation,
         FlowDensity,
         FlowOutlier,
         ImageFit,
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
         Prior,
         TableFit,
         TableFlow,
+        distill,
+        distill_table,
         fit_images,
         fit_posterior,
         fit_table,
@@ -199,6 +202,7 @@ __all__ = [
     "Density",
     "Dequantized",
     "DiagonalNormal",
+    "Distillation",
     "Elementwise",
     "Encode",
     "Ensemble",
@@ -284,6 +288,8 @@ __all__ = [
     "cnf",
     "denoise",
     "dequantized_nll",
+    "distill",
+    "distill_table",
     "ffjord",
     "fit",
     "fit_ensemble",

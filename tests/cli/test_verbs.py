@@ -162,3 +162,58 @@ def test_help_and_version(cli):
         answer = cli(verb, "--help")
         assert answer.code == 0
         assert "Usage: bijectory" in answer.out
+
+
+def test_distill_makes_a_run_of_another_recipe(cli, table, tmp_path):
+    slow, fast = tmp_path / "slow", tmp_path / "fast"
+    assert cli("fit", table, "--out", slow, "--no-report", *QUICK).code == 0
+    answer = cli("distill", slow, "-o", fast, "--recipe", "maf", "--draws", "500", "--epochs", "2", "--json", "-q")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["standard_error"] > 0
+    shown = json.loads(cli("show", fast, "--json").out)
+    assert (shown["facts"]["recipe"], shown["facts"]["teacher"]) == ("maf", "slow")
+    assert shown["facts"]["divergence"] == found["divergence"]
+    assert cli("score", fast, table, "--json").code == 0
+    assert cli("report", fast).code == 0
+
+
+def test_nothing_is_removed_for_a_teacher_or_a_start_that_is_not_there(cli, table, tmp_path):
+    run = tmp_path / "run"
+    assert cli("fit", table, "--out", run, "--no-report", *QUICK).code == 0
+    for words in (("distill", tmp_path / "nix"), ("fit", table, "--start", tmp_path / "nix")):
+        answer = cli(*words, "--out", run, "--overwrite", "-q")
+        assert answer.code != 0
+        assert "nix" in answer.err
+    for words in (("distill", run), ("fit", table, "--start", run)):
+        answer = cli(*words, "--out", run, "--overwrite", "-q")
+        assert answer.code == 2
+        assert "another folder" in answer.err
+    assert cli("score", run, table).code == 0
+
+
+def test_fit_goes_on_from_the_weights_of_another_run(cli, table, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli("fit", table, "--out", first, "--no-report", *QUICK).code == 0
+    answer = cli(
+        "fit",
+        table,
+        "--out",
+        second,
+        "--start",
+        first,
+        "--objective",
+        "nll",
+        "--epochs",
+        "1",
+        "--seed",
+        "1",
+        "-q",
+        "--no-report",
+    )
+    assert answer.code == 0, answer.err
+    scores = [
+        json.loads(cli("show", run, "--json").out)["scores"]["train"]["log_likelihood"] for run in (first, second)
+    ]
+    assert scores[1] > scores[0] - 0.05
+    assert cli("fit", table, "--out", tmp_path / "x", "--start", first, "--set", "layers=2").code == 2

@@ -1,5 +1,6 @@
 """From a problem to an answer, on the public surface only."""
 
+from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
 from bijectory.apps.images import (
     ImageFit,
@@ -45,6 +46,7 @@ from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 __all__ = [
     "Calibration",
     "CredibleRegion",
+    "Distillation",
     "FlowDensity",
     "FlowOutlier",
     "ImageFit",
@@ -63,6 +65,8 @@ __all__ = [
     "TableFlow",
     "box_uniform",
     "coverage",
+    "distill",
+    "distill_table",
     "fit_images",
     "fit_likelihood",
     "fit_posterior",

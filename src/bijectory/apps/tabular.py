@@ -13,20 +13,20 @@ import torch
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
+from bijectory.apps.assemble import build, core_of, join, objective_of, recipe_of
 from bijectory.apps.kind import SCHEMA
 from bijectory.apps.table_flow import TableFlow
 from bijectory.densities import Audit, Encode, Flow
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
-from bijectory.objectives import Batch, find_objective, nll
+from bijectory.objectives import Batch, nll
 from bijectory.objectives.batch import Objective
-from bijectory.recipes import find_recipe
 from bijectory.tables import DataWarning, Schema, Split, infer_schema, preprocess, split_rows, to_frame, to_matrix
 from bijectory.tables.frame import check_columns
 from bijectory.tables.prepare import noise_rows
 from bijectory.training import Callback, Data, FitConfig, FitResult, fit
-from bijectory.transforms import Chain
 
+PARTS = ("train", "validation", "test")
 SPLITS, AUDIT = "splits.safetensors", "audit.json"
 SMALL = 1000  # training rows up to which float64 costs nothing
 TINY_EPOCHS = 100  # full-batch steps when there are too few rows to hold any out
@@ -124,6 +124,7 @@ def fit_table(
     weight: str | np.ndarray | None = None,
     test_fraction: float = 0.1,
     objective: str | Objective | None = None,
+    start: TableFlow | str | Path | None = None,
     config: FitConfig | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
@@ -153,6 +154,8 @@ def fit_table(
         test_fraction: Part of the rows that training never sees.
         objective: What to train with: a name in ``objectives.OBJECTIVES``, or a callable on standardised rows; None for the
             recipe's own, which is the likelihood for most.
+        start: An earlier fit of the same table, or its run folder: training goes on from its weights, its architecture
+            takes the place of ``recipe``, and the objective is the likelihood unless asked otherwise.
         config: Settings of training; None for ``table_config``.
         dtype: Precision of training; None takes float64 up to 1000 rows, else float32.
         device: Where to train.
@@ -182,6 +185,11 @@ def fit_table(
         DataError,
         f"Found array with {len(frame)} sample(s) (shape={values.shape}) while a minimum of 2 is required.",
     )
+    if start is not None:
+        check(not recipe_args, ConfigError, "start brings its architecture; leave recipe_args out.")
+        recipe = recipe_of(start)
+        start = start if isinstance(start, TableFlow) else TableFlow.load(start)
+        objective = objective or nll
     settings = config or table_config(len(frame))
     settings = settings.replace(out=out if out is not None else settings.out, resume=resume or settings.resume)
     split = split_rows(values, validation=settings.validation_fraction, test=test_fraction, seed=settings.seed)
@@ -198,7 +206,7 @@ def fit_table(
         weight=w,
         missing=absent,
     )
-    core = _build(recipe, schema, recipe_args, settings.seed)
+    core = core_of(start, schema) if start is not None else build(recipe, schema, recipe_args, settings.seed)
     if len(frame) < 10 * len(schema.targets):
         size = sum(p.numel() for p in core.parameters())
         notes.append(f"n={len(frame)} rows for {size:,} parameters: expect an overconfident density; use more rows.")
@@ -208,9 +216,11 @@ def fit_table(
     if not len(split.validation):
         settings = settings.replace(validation_fraction=0.0, epochs=min(settings.epochs or TINY_EPOCHS, TINY_EPOCHS))
     if settings.out is not None:
-        _store_rows(settings.out, schema, frame, values, split)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        schema.save(settings.out / SCHEMA)
+        keep_rows(settings.out, {name: frame.iloc[getattr(split, name)] for name in PARTS})
 
-    loss = _objective(objective, recipe)
+    loss = objective_of(objective, recipe)
     dtype = dtype or (torch.float64 if len(split.train) <= SMALL else torch.float32)
     prep = preprocess(schema.targets)
     embed = Encode(preprocess(schema.givens)) if schema.givens else None
@@ -225,13 +235,14 @@ def fit_table(
         config=settings,
         callbacks=callbacks,
     )
-    model = TableFlow(_join(prep, core, embed), schema)
+    model = TableFlow(join(prep, core, embed), schema)
     scores = _scores(model, frame, w, split)
     held_out = next(rows for rows in (split.test, split.validation, split.train) if len(rows) > 1)
     found = model.audit(frame.iloc[_thin(held_out)], seed=settings.seed) if audit else None
     if settings.out is not None:
         facts = {
             "recipe": recipe if isinstance(recipe, str) else recipe.__name__,
+            "objective": getattr(loss, "__name__", type(loss).__name__),
             "stop_reason": result.stop_reason,
             "best_epoch": result.best_epoch,
             "steps": result.steps,
@@ -286,27 +297,6 @@ def _read(
     return frame.reset_index(drop=True), values, w, unknown.sum(axis=0)
 
 
-def _build(recipe: str | Callable[..., Flow], schema: Schema, args: Mapping[str, Any] | None, seed: int) -> Flow:
-    build = recipe
-    if isinstance(recipe, str):
-        found = find_recipe(recipe)
-        tabular = found.event == "features"
-        check(tabular, ConfigError, f"recipe {recipe!r} models images; use fit_images, or a recipe for tables: nsf.")
-        build = found.build
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return build(len(schema.targets), len(schema.givens), **(args or {}))  # type: ignore[operator]
-        except TypeError as error:
-            raise ConfigError(f"recipe {recipe!r}: {error}; see its keywords with help().") from None
-
-
-def _objective(objective: str | Objective | None, recipe: str | Callable[..., Flow]) -> Objective:
-    if objective is None:
-        objective = find_recipe(recipe).objective if isinstance(recipe, str) else nll
-    return find_objective(objective) if isinstance(objective, str) else objective
-
-
 def _standardise(
     schema: Schema,
     prep: nn.Module,
@@ -330,24 +320,23 @@ def _standardise(
     return Batch(z.to(dtype), c, None if weight is None else weight.to(dtype)), offset
 
 
-def _join(prep: Chain, core: Flow, embed: nn.Module | None) -> Flow:
-    """One float64 flow of the raw columns."""
-    layers = core.transform if isinstance(core.transform, Chain) else [core.transform]
-    door = embed if core.embed is None or embed is None else nn.Sequential(embed, core.embed)
-    return Flow(Chain(*prep, *layers), core.base, door).cpu().double().eval()
-
-
 def _scores(model: TableFlow, frame: pd.DataFrame, w: np.ndarray | None, split: Split) -> dict[str, dict[str, float]]:
     out = {}
-    for part in ("train", "validation", "test"):
+    for part in PARTS:
         index = _thin(getattr(split, part))
         if len(index) > 1:
             s = model.score_samples(frame.iloc[index])
-            share = np.full(len(s), 1 / len(s)) if w is None else w[index] / w[index].sum()
-            mean = float(share @ s)
-            error = float(np.sqrt((share**2) @ (s - mean) ** 2 * len(s) / (len(s) - 1)))
-            out[part] = {"rows": len(s), "log_likelihood": mean, "standard_error": error}
+            share = None if w is None else w[index] / w[index].sum()
+            out[part] = mean_score(s, share)
     return out
+
+
+def mean_score(s: np.ndarray, share: np.ndarray | None = None) -> dict[str, float]:
+    """Number of rows, mean log-likelihood and its standard error; ``share`` is the weight of each row, of sum 1."""
+    share = np.full(len(s), 1 / len(s)) if share is None else share
+    mean = float(share @ s)
+    error = float(np.sqrt((share**2) @ (s - mean) ** 2 * len(s) / (len(s) - 1)))
+    return {"rows": len(s), "log_likelihood": mean, "standard_error": error}
 
 
 def _thin(index: np.ndarray) -> np.ndarray:
@@ -355,10 +344,9 @@ def _thin(index: np.ndarray) -> np.ndarray:
     return index[np.linspace(0, len(index) - 1, min(len(index), KEPT_ROWS)).round().astype(int)]
 
 
-def _store_rows(out: Path, schema: Schema, frame: pd.DataFrame, values: np.ndarray, split: Split) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    schema.save(out / SCHEMA)
-    parts = {
-        part: np.ascontiguousarray(values[_thin(getattr(split, part))]) for part in ("train", "validation", "test")
+def keep_rows(out: Path, parts: Mapping[str, pd.DataFrame]) -> None:
+    """Write the rows that a run folder keeps for its report."""
+    values = {
+        name: np.ascontiguousarray(to_matrix(rows.iloc[_thin(np.arange(len(rows)))])) for name, rows in parts.items()
     }
-    atomic_write(out / SPLITS, [save(parts)])
+    atomic_write(out / SPLITS, [save(values)])

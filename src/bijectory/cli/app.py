@@ -7,6 +7,7 @@ from typer import Option
 
 import bijectory
 from bijectory.cli.demo import demo
+from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
 from bijectory.cli.list import list_recipes
@@ -41,6 +42,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, demo, doctor, sbi):
+for verb in (fit, sample, score, show, report, distill, sbi, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)

@@ -25,6 +25,8 @@ def fit(
     dequantize: Annotated[Words, Option(metavar="COLUMNS", help="Discrete columns.")] = None,
     missing: Annotated[str | None, Option(metavar="raise|drop", help="Rows with missing values.")] = None,
     weight: Annotated[str | None, Option(metavar="COLUMN", help="Column with the weights of the rows.")] = None,
+    objective: Annotated[str | None, Option(help="Tables: what to train with; else what the recipe asks for.")] = None,
+    start: Annotated[Path | None, Option(metavar="RUN", help="Tables: go on from the weights of another run.")] = None,
     levels: Annotated[int | None, Option(help="Images: number of levels of a pixel.")] = None,
     noise: Annotated[str | None, Option(metavar="uniform|learned", help="Images: noise between the levels.")] = None,
     epochs: Annotated[int | None, Option(help="Passes over the training rows.")] = None,
@@ -43,6 +45,8 @@ def fit(
     words: dict[str, Any] = {"recipe": recipe, "recipe_args": options.settings(set_), "given": given, "drop": drop}
     words |= {"bounded": options.bounds(bounded), "positive": positive, "dequantize": dequantize, "missing": missing}
     words |= {
+        "objective": objective,
+        "start": start,
         "levels": levels,
         "noise": noise,
         "weight": weight,

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from bijectory.apps import TableFit, fit_images, fit_table, image_config, read_images, table_config
+from bijectory.apps import TableFit, TableFlow, fit_images, fit_table, image_config, read_images, table_config
 from bijectory.apps.images import ImageFit, holds_images
 from bijectory.cli import options
 from bijectory.cli.output import say, write_json
@@ -67,6 +67,10 @@ def _fit_table(data: Path, wanted: Plan, out: Path, *, resume: bool, quiet: bool
     check_columns(frame, drop, "--drop")
     frame = frame.drop(columns=drop)
     config = table_config(len(frame), **{"progress": not quiet, **wanted.training})
+    start = wanted.table.get("start")
+    if start is not None:
+        check(start.resolve() != out.resolve(), ConfigError, f"--start {start} is --out itself; choose another folder.")
+        TableFlow.load(start)  # a start that cannot be read removes nothing
     if not resume:
         options.remove_run(out)
     return fit_table(frame, **wanted.model, **table, config=config, out=out, resume=resume)

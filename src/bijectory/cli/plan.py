@@ -9,7 +9,7 @@ from bijectory.cli import options
 from bijectory.errors import ConfigError, check
 
 BOTH = ("recipe", "recipe_args", "given", "test_fraction")
-TABLE = ("bounded", "positive", "dequantize", "missing", "weight", "drop")
+TABLE = ("bounded", "positive", "dequantize", "missing", "weight", "drop", "objective", "start")
 IMAGES = ("levels", "noise", "layout")
 LISTS = ("given", "positive", "dequantize", "drop")
 
