@@ -278,6 +278,22 @@ def test_fits_refuse_foreign_pairs():
         fit_posterior((torch.zeros(20, 1), torch.randn(20, 4, 4)), normal_prior())
 
 
+@pytest.mark.skipif("cfm" not in bj.recipes.RECIPES, reason="the recipe of flow matching is not there")
+def test_flow_matching_learns_a_posterior_of_two_modes():
+    prior = box_uniform([-2.0], [2.0])
+    pairs = simulate(prior, lambda theta: theta.abs() + 0.1 * torch.randn(theta.shape), 1000)
+    config = posterior_config(1000, recipe="cfm", epochs=40, lr=1e-2)
+    assert config.ema_decay == 0.99
+    posterior = fit_posterior(
+        pairs, prior, recipe="cfm", recipe_args={"hidden": (32, 32), "steps": 8}, ensemble=2, config=config
+    ).posterior
+    draws = posterior.sample(1000, [1.0], seed=0)
+    assert abs((draws > 0).double().mean().item() - 0.5) < 0.2
+    assert (draws.abs() - 1).abs().mean() < 0.35
+    theta = torch.linspace(-2, 2, 801, dtype=torch.float64)[:, None]
+    assert torch.trapezoid(posterior.log_prob(theta, [1.0]).exp(), theta[:, 0]).item() == pytest.approx(1, abs=0.05)
+
+
 # -- likelihood and ratio ----------------------------------------------------------------------------------------------
 
 

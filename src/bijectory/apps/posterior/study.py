@@ -112,12 +112,13 @@ def study(
     check(rounds == 1 or direct, ConfigError, f"rounds={rounds}: sequential inference is for npe and fmpe.")
     check(checks == 0 or checks >= 100, ConfigError, f"checks={checks}: use at least 100, or 0 for none.")
     known, start = as_prior(prior), time.monotonic()
-    settings = posterior_config(simulations * rounds, **{"seed": seed, **(training or {})})
+    recipe = "cfm" if method == "fmpe" else "nsf"
+    settings = posterior_config(simulations * rounds, recipe=recipe, **{"seed": seed, **(training or {})})
     words: dict[str, Any] = {"ensemble": ensemble, "config": settings}
     if method != "nle":
         words["embed"] = embed
     if direct:
-        words["recipe"] = "cfm" if method == "fmpe" else "nsf"
+        words["recipe"] = recipe
     way: Callable[..., PosteriorFit] = fit_posterior if direct else fit_likelihood if method == "nle" else fit_ratio
     learn = functools.partial(way, **words)
     if rounds > 1:
