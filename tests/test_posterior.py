@@ -96,6 +96,15 @@ def test_no_probability_leaves_the_bounds_whatever_the_weights():
     assert (posterior.log_prob(outside, [0.0] * 3) == -math.inf).all()
 
 
+def test_a_fitted_posterior_keeps_the_bounds_by_construction():
+    prior = box_uniform([0.0], [1.0])
+    pairs = simulate(prior, lambda theta: theta + 0.3 * torch.randn(theta.shape), 300)
+    fitted = fit_posterior(pairs, prior, config=posterior_config(300, epochs=1), **TINY)
+    for x in (-2.0, 3.0):  # beyond all simulations
+        theta = fitted.posterior.density.sample(2000, torch.tensor([x]).double())
+        assert ((theta >= 0) & (theta <= 1)).all()
+
+
 def test_the_bounded_density_integrates_to_one():
     prior = box_uniform([0.0, -1.0], [2.0, 1.0])
     flow = randomize(bj.nsf(2, 3, layers=2, hidden=(8,)), 0)

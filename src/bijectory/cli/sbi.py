@@ -1,7 +1,7 @@
 """``bijectory sbi``: the posterior of a simulator's parameters given an observation."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -34,7 +34,8 @@ def sbi(
     options.claim_study(out, overwrite=overwrite)
     from bijectory.cli.studying import run_study
 
-    training = {k: v for k, v in {"epochs": epochs, "time_budget": seconds}.items() if v is not None}
+    training: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "time_budget": seconds}.items() if v is not None}
+    training["progress"] = not quiet
     run_study(
         simulator,
         observation,

@@ -29,6 +29,7 @@ def fit_sequentially(
     simulations: int = 1000,
     rounds: int = 5,
     epsilon: float = 1e-4,
+    missing: str = "drop",
     seed: int = 0,
     fit: Callable[..., PosteriorFit] = fit_posterior,
 ) -> PosteriorFit:
@@ -41,6 +42,7 @@ def fit_sequentially(
         simulations: In each round.
         rounds: Number of rounds; 1 is plain NPE.
         epsilon: Part of the posterior that a cut may cost.
+        missing: See ``Simulations.of``.
         seed: Of everything.
         fit: ``(simulations, prior) -> PosteriorFit`` with a ``NeuralPosterior``; use ``functools.partial`` for settings.
 
@@ -68,12 +70,12 @@ def fit_sequentially(
     known = as_prior(prior)
     check(rounds >= 1, ConfigError, f"rounds must be at least 1, got {rounds}.")
     check(0 < epsilon < 0.5, ConfigError, f"epsilon must be in (0, 0.5), got {epsilon}.")
-    pairs: Simulations = simulate(known, simulator, simulations, seed=seed)
+    pairs: Simulations = simulate(known, simulator, simulations, missing=missing, seed=seed)
     found = fit(pairs, known)
     for k in range(1, rounds):
         posterior = found.posterior.at(x)
         theta, share = truncated(known, posterior, simulations, epsilon, seed=seed + 1000 * k)
-        pairs = pairs.join(run(theta, simulator, seed=seed + 1000 * k + 1))
+        pairs = pairs.join(run(theta, simulator, missing=missing, seed=seed + 1000 * k + 1))
         found = fit(pairs, known)
     note = f"learned in {rounds} rounds at one observation: do not use it for others."
     if rounds > 1:

@@ -122,7 +122,8 @@ def study(
     way: Callable[..., PosteriorFit] = fit_posterior if direct else fit_likelihood if method == "nle" else fit_ratio
     learn = functools.partial(way, **words)
     if rounds > 1:
-        fitted = fit_sequentially(known, simulator, x, simulations=simulations, rounds=rounds, seed=seed, fit=learn)
+        plan: dict[str, Any] = {"simulations": simulations, "rounds": rounds, "missing": missing, "seed": seed}
+        fitted = fit_sequentially(known, simulator, x, **plan, fit=learn)
     else:
         fitted = learn(simulate(known, simulator, simulations, missing=missing, seed=seed), known)
     trained = time.monotonic() - start
