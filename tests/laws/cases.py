@@ -43,6 +43,21 @@ BLOCKS = bj.nets.ProductManifold((bj.nets.Torus(1), bj.nets.Sphere(2), bj.nets.E
 HALVES = ((1, 1, 0, 0), (0, 0, 1, 1))
 
 
+def unclip(x: torch.Tensor, strip: float = 1.5) -> torch.Tensor:
+    """The soft clip of [-2, 3] undone, as the textbook has it."""
+    return x + strip * torch.log(torch.expm1(-(x + 2) / strip) / torch.expm1((x - 3) / strip))
+
+
+def _regression(c: int) -> bj.Regression:
+    """Fitted to rows of any kind, for at first it is the identity; numbers that every dtype holds exactly."""
+    layer, g = bj.Regression(FEATURES, c).double(), torch.Generator().manual_seed(0)
+    x, rows = torch.randn(50, FEATURES + c, generator=g, dtype=torch.float64).split((FEATURES, c), -1)
+    layer.initialize(x.cumsum(-1) + rows.sum(-1, keepdim=True), rows)
+    for buffer in (layer.slope, layer.offset, layer.factor):
+        buffer.mul_(64).round_().div_(64)
+    return layer.to(torch.get_default_dtype())
+
+
 def _whiten() -> bj.Whiten:
     root = torch.tensor([[2.0, 0, 0, 0], [1.0, 0.5, 0, 0], [-0.5, 0.25, 1.5, 0], [0.25, -1.0, 0.5, 0.75]])
     return bj.Whiten(FEATURES, torch.tensor([0.0, 1.0, -2.0, 0.5]), root)
@@ -123,6 +138,7 @@ def _probability_flow(c: int) -> bj.Continuous:
 
 
 BIJECTIONS = [
+    Case("SoftClip", lambda _: bj.SoftClip(-2.0, 3.0, 0.3), (0,), domain=between, start=unclip, saturates=True),
     Case("Shift", lambda _: bj.Shift(), (0,)),
     Case("Affine", lambda _: bj.Affine(), (0,)),
     # Few bins: in float32 no round trip is closer than eps * |y| / slope, and eight bins make slopes of 1e-3.
@@ -160,6 +176,7 @@ BIJECTIONS = [
 ]
 
 TRANSFORMS = [
+    Case("Regression", _regression),
     Case("Elementwise-spline", lambda c: bj.Elementwise(bj.RationalQuadratic(), FEATURES, c, hidden=(8,))),
     Case("Coupling-spline", lambda c: bj.Coupling(bj.RationalQuadratic(), (True, False, True, False), c, hidden=(8,))),
     Case("Elementwise-mixture", lambda c: bj.Elementwise(bj.MixtureCdf(3), 1, c, hidden=(8,)), features=1),
@@ -286,6 +303,11 @@ def _noise() -> bj.Flow:
 GREY = (1, 2, 2)
 
 DENSITIES = [
+    Case(
+        "Ensemble",
+        lambda c: bj.Ensemble(*(bj.real_nvp(FEATURES, c, layers=2, hidden=(8,)) for _ in range(2))),
+        reparameterised=False,
+    ),
     Case("StandardNormal", lambda _: bj.StandardNormal(FEATURES), (0,)),
     Case("Flow", lambda c: bj.Flow(bj.Elementwise(bj.Affine(), 2, c, (8,)), bj.StandardNormal(2)), features=2),
     Case("DiagonalNormal", lambda c: bj.DiagonalNormal(FEATURES, c, hidden=(8,))),

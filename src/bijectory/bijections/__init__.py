@@ -19,6 +19,7 @@ from bijectory.bijections.quadratic_spline import QuadraticSpline
 from bijectory.bijections.rational_quadratic import RationalQuadratic
 from bijectory.bijections.sigmoidal import Sigmoidal
 from bijectory.bijections.sinh_arcsinh import SinhArcsinh
+from bijectory.bijections.soft_clip import SoftClip
 from bijectory.bijections.sum_of_squares import SumOfSquares
 from bijectory.bijections.yeo_johnson import YeoJohnson
 
@@ -45,6 +46,7 @@ __all__ = [
     "Sigmoid",
     "Sigmoidal",
     "SinhArcsinh",
+    "SoftClip",
     "Softplus",
     "SumOfSquares",
     "Tanh",

@@ -16,6 +16,7 @@ from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
+from bijectory.cli.sbi import sbi
 from bijectory.cli.score import score
 from bijectory.cli.show import show
 from bijectory.cli.solver import solver
@@ -45,6 +46,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, distill, solver, infer, anomaly, compare, demo, doctor):
+for verb in (fit, sample, score, show, report, distill, solver, infer, anomaly, compare, sbi, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)

@@ -116,6 +116,17 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     check(ours, ConfigError, f"--overwrite: {out} is not empty and not a run folder; name another folder.")
 
 
+def claim_study(out: Path, *, overwrite: bool) -> None:
+    """Make sure that a study may be written to ``out``."""
+    check(not out.exists() or out.is_dir(), ConfigError, f"--out {out} is a file; name a folder.")
+    empty = not out.exists() or not any(out.iterdir())
+    check(
+        empty or overwrite, ConfigError, f"--out {out} is not empty; replace the run with --overwrite, or name another."
+    )
+    ours = empty or (out / "study.json").exists()
+    check(ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory sbi`; name another folder.")
+
+
 def claim_demo(out: Path) -> None:
     """Make sure that ``out`` is empty or holds an earlier demonstration, which is replaced."""
     ours = not out.exists() or (out.is_dir() and (not any(out.iterdir()) or (out / "picture.png").exists()))

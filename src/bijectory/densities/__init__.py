@@ -7,6 +7,7 @@ from bijectory.densities.dequantize import Dequantized, bits_per_dim
 from bijectory.densities.diffusion import sde_sample
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.embed import Encode
+from bijectory.densities.ensemble import Ensemble
 from bijectory.densities.flow import Flow
 from bijectory.densities.guidance import denoise, guided_sample
 from bijectory.densities.mixture import GaussianMixture
@@ -44,6 +45,7 @@ __all__ = [
     "Dequantized",
     "DiagonalNormal",
     "Encode",
+    "Ensemble",
     "Flow",
     "FlowDistribution",
     "Funnel",

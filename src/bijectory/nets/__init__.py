@@ -6,6 +6,7 @@ from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.conv_field import ConvField
+from bijectory.nets.embeddings import ImageEmbedding, MissingIndicator, SeriesEmbedding, SetEmbedding, VectorEmbedding
 from bijectory.nets.field import Field, Prepared, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
@@ -51,6 +52,7 @@ __all__ = [
     "Field",
     "Freezable",
     "GatedConvNet",
+    "ImageEmbedding",
     "LipSwish",
     "LipschitzConv",
     "LipschitzDense",
@@ -58,6 +60,7 @@ __all__ = [
     "LipschitzNet",
     "Manifold",
     "MaskedMLP",
+    "MissingIndicator",
     "Periodic",
     "Pointwise",
     "Potential",
@@ -67,6 +70,8 @@ __all__ = [
     "Redrawn",
     "ResidualField",
     "Schedule",
+    "SeriesEmbedding",
+    "SetEmbedding",
     "Sphere",
     "Straight",
     "SubVariancePreserving",
@@ -76,6 +81,7 @@ __all__ = [
     "UNetField",
     "VarianceExploding",
     "VariancePreserving",
+    "VectorEmbedding",
     "ViT",
     "VolumePreserving",
 ]

@@ -4,5 +4,15 @@ from bijectory.report.content import Content, scores, verdicts
 from bijectory.report.image_content import ImageContent
 from bijectory.report.image_run import read_image_run
 from bijectory.report.run import read_run, write_report
+from bijectory.report.sbi_run import write_sbi_report
 
-__all__ = ["Content", "ImageContent", "read_image_run", "read_run", "scores", "verdicts", "write_report"]
+__all__ = [
+    "Content",
+    "ImageContent",
+    "read_image_run",
+    "read_run",
+    "scores",
+    "verdicts",
+    "write_report",
+    "write_sbi_report",
+]

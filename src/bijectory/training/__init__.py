@@ -5,6 +5,7 @@ from bijectory.training.anneal import Anneal
 from bijectory.training.callbacks import Callback
 from bijectory.training.config import FitConfig
 from bijectory.training.data import Data
+from bijectory.training.ensemble import fit_ensemble
 from bijectory.training.fit import fit
 from bijectory.training.state import FitResult
 
@@ -16,4 +17,5 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "fit",
+    "fit_ensemble",
 ]

@@ -25,6 +25,7 @@ from bijectory.transforms.permutation import Permutation, random_permutation, re
 from bijectory.transforms.phase_shift import PhaseShift
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.radial import Radial
+from bijectory.transforms.regression import Regression
 from bijectory.transforms.reshape import Reshape
 from bijectory.transforms.residual import Residual
 from bijectory.transforms.reversible import Reversible
@@ -61,6 +62,7 @@ __all__ = [
     "PhaseShift",
     "Planar",
     "Radial",
+    "Regression",
     "Reshape",
     "Residual",
     "Reversible",

@@ -1,0 +1,178 @@
+"""Pairs of parameters and simulated data: made, checked, and told about."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bijectory.apps.posterior.prior import Prior, as_prior
+from bijectory.errors import ConfigError, DataError, ShapeError, check
+
+Simulator = Callable[[Tensor], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulations:
+    """Parameters and what was simulated from them, rows without an answer left out.
+
+    Attributes:
+        theta: ``(n, features)``, float64.
+        x: ``(n, *event)``, float64; may hold NaN where ``missing="indicate"`` was asked for.
+        notes: What a reader of the results has to know.
+        failed: Number of simulations that were left out.
+
+    Example:
+        >>> pairs = Simulations.of([0.0, 1.0, 2.0], [[1.0], [float("nan")], [0.5]])
+        >>> len(pairs), pairs.failed
+        (2, 1)
+    """
+
+    theta: Tensor
+    x: Tensor
+    notes: tuple[str, ...] = ()
+    failed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one observation."""
+        return self.x.shape[1:]
+
+    @classmethod
+    def of(cls, theta: Any, x: Any, *, missing: str = "drop") -> "Simulations":
+        """Check pairs.
+
+        Args:
+            theta: ``(n, features)`` or ``(n,)``: array, tensor or frame.
+            x: ``(n, *event)`` or ``(n,)``.
+            missing: "drop" leaves out every pair with a value that is not finite; "indicate" keeps vectors with some NaN
+                (the posterior then is that given the other values and given which ones are missing); "raise" refuses.
+
+        Raises:
+            ShapeError: If the numbers of rows differ.
+            DataError: If parameters are not finite, or fewer than two pairs are left.
+        """
+        check(missing in ("drop", "indicate", "raise"), ConfigError, f"missing={missing!r}; use 'drop' or 'indicate'.")
+        theta, x = rows(theta, "theta"), rows(x, "x")
+        theta, x = (theta[:, None] if theta.dim() == 1 else theta), (x[:, None] if x.dim() == 1 else x)
+        check(theta.dim() == 2, ShapeError, f"theta has shape {tuple(theta.shape)}; expected (n, features).")
+        check(
+            len(theta) == len(x),
+            ShapeError,
+            f"theta has {len(theta)} rows, x has {len(x)}; the simulator must return one row for each row of theta.",
+        )
+        bad = ~theta.isfinite().all(1)
+        check(not bad.any(), DataError, f"theta is not finite in {int(bad.sum())} rows; only x may fail.")
+        flat = x.flatten(1)
+        if missing == "indicate":
+            check(
+                x.dim() == 2, ConfigError, "missing='indicate' is for vectors; use 'drop' for series, sets and images."
+            )
+            lost = flat.isinf().any(1) | flat.isnan().all(1)
+        else:
+            lost = ~flat.isfinite().all(1)
+        failed = int(lost.sum())
+        check(failed == 0 or missing != "raise", DataError, f"x is not finite in {failed} of {len(x)} rows.")
+        notes: list[str] = []
+        if failed:
+            notes.append(
+                f"{failed} of {len(x)} simulations are not finite and are left out: the posterior is then that under the "
+                "prior given that the simulation succeeds, p(theta) P(success | theta), not under the prior itself."
+            )
+        partly = int(flat[~lost].isnan().any(1).sum())
+        if partly:
+            notes.append(
+                f"{partly} simulations have missing values: the posterior conditions on which ones are missing."
+            )
+        left = len(x) - failed
+        check(
+            left >= 2, DataError, f"{left} simulations with finite values are left of {len(x)}; at least 2 are needed."
+        )
+        return cls(theta[~lost], x[~lost], tuple(notes), failed)
+
+    def join(self, other: "Simulations") -> "Simulations":
+        """Both sets of pairs."""
+        notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
+        pairs = ((self.theta, other.theta), (self.x, other.x))
+        theta, x = (torch.cat(pair) for pair in pairs)
+        return Simulations(theta, x, notes, self.failed + other.failed)
+
+
+def simulate(
+    prior: Any,
+    simulator: Simulator,
+    n: int,
+    *,
+    batch: int = 1000,
+    missing: str = "drop",
+    seed: int = 0,
+) -> Simulations:
+    """Draw parameters from the prior and simulate.
+
+    The global generators of torch and numpy are seeded inside and as before afterwards, so that a simulator that draws
+    from them gives the same data again.
+
+    Args:
+        prior: A ``Prior``, or what makes one.
+        simulator: ``theta (m, features) -> x (m, *event)``, tensors or arrays, for any number ``m`` of rows.
+        n: Number of simulations.
+        batch: Most rows of one call.
+        missing: See ``Simulations.of``.
+        seed: Of parameters and simulator.
+
+    Raises:
+        ShapeError: If the simulator does not return one row for each row of parameters.
+        DataError: If fewer than two simulations are finite.
+
+    Example:
+        >>> from bijectory.apps.posterior import box_uniform
+        >>> pairs = simulate(box_uniform([0.0], [1.0]), lambda theta: theta + torch.randn(len(theta), 3), 500)
+        >>> pairs.theta.shape, pairs.x.shape
+        (torch.Size([500, 1]), torch.Size([500, 3]))
+    """
+    check(n >= 2 and batch >= 1, ConfigError, f"n={n} must be at least 2 and batch={batch} at least 1.")
+    known: Prior = as_prior(prior)
+    return run(known.sample(n, seed=seed), simulator, batch=batch, missing=missing, seed=seed + 1)
+
+
+def run(theta: Tensor, simulator: Simulator, *, batch: int = 1000, missing: str = "drop", seed: int = 0) -> Simulations:
+    """Simulate from given parameters; see ``simulate``."""
+    return Simulations.of(theta, call(simulator, theta, batch=batch, seed=seed), missing=missing)
+
+
+def call(simulator: Simulator, theta: Tensor, *, batch: int = 1000, seed: int = 0) -> Tensor:
+    """What the simulator returns for rows of parameters, ``(n, *event)``, float64."""
+    state, parts = np.random.get_state(), []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            for part in theta.split(batch):
+                x = rows(simulator(part.clone()), "x")
+                check(
+                    len(x) == len(part),
+                    ShapeError,
+                    f"the simulator returned {tuple(x.shape)} for {len(part)} rows of theta; it must return one row for "
+                    "each, (m, *event).",
+                )
+                parts.append(x)
+        finally:
+            np.random.set_state(state)
+    x = torch.cat(parts)
+    return x[:, None] if x.dim() == 1 else x
+
+
+def rows(value: Any, name: str) -> Tensor:
+    """Anything with rows as a float64 tensor without gradients."""
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.from_numpy(np.array(value, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} cannot be read as numbers: {error}.") from None
+    check(value.dim() >= 1, ShapeError, f"{name} is a single number; expected rows (n, ...).")
+    return value.detach().cpu().double()

@@ -1,0 +1,173 @@
+"""From a simulator, a prior and an observation to a posterior that has been checked, and repaired if it failed."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bijectory.apps.posterior.base import Posterior
+from bijectory.apps.posterior.diagnose import Calibration, coverage, rank, sbc, tarp
+from bijectory.apps.posterior.likelihood import fit_nle, fit_nre
+from bijectory.apps.posterior.neural import NeuralPosterior, PosteriorFit, fit_npe, posterior_config
+from bijectory.apps.posterior.prior import Prior, as_prior
+from bijectory.apps.posterior.recalibrate import recalibrate
+from bijectory.apps.posterior.sequential import fit_sequentially
+from bijectory.apps.posterior.simulations import Simulations, Simulator, simulate
+from bijectory.errors import ConfigError, check
+
+Method = Literal["npe", "fmpe", "nle", "nre"]
+SLOW_CHECKS = 100  # pairs that a posterior sampled by Markov chains is checked on: each takes a run of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What ``study`` found.
+
+    Attributes:
+        prior: The prior.
+        posterior: At the observation; the recalibrated one where the first failed its checks.
+        fit: The fit.
+        x: The observation.
+        draws: ``(n, features)`` of the posterior.
+        predicted: ``(m, *event)``: simulations from draws.
+        before: Checks of the fit; empty in sequential inference, where they do not apply.
+        after: Checks of the recalibrated posterior on pairs of its own; empty if there was no need.
+        notes: What a reader has to know.
+        facts: The numbers of the run.
+    """
+
+    prior: Prior
+    posterior: Posterior
+    fit: PosteriorFit
+    x: Tensor
+    draws: Tensor
+    predicted: Tensor
+    before: tuple[Calibration, ...]
+    after: tuple[Calibration, ...]
+    notes: tuple[str, ...]
+    facts: dict[str, Any]
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the posterior that is returned passes its checks; None if it could not be checked."""
+        last = self.after or self.before
+        return all(c.ok for c in last) if last else None
+
+
+def study(
+    prior: Any,
+    simulator: Simulator,
+    x: Any,
+    *,
+    method: Method = "npe",
+    simulations: int = 1000,
+    rounds: int = 1,
+    checks: int = 1000,
+    draws: int = 4000,
+    ensemble: int = 5,
+    embed: Callable[[], nn.Module] | None = None,
+    repair: bool = True,
+    missing: str = "drop",
+    training: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Study:
+    """Simulate, learn, check, repair, and draw.
+
+    Half of the ``checks`` are for recalibration, should it be needed, and half test the result: no pair does both, and
+    none of them trains the posterior.
+
+    Args:
+        prior: A ``Prior``, or what makes one.
+        simulator: ``theta (m, features) -> x (m, *event)``.
+        x: The observation.
+        method: "npe"; "fmpe" (flow matching); "nle" or "nre", sampled by Markov chains.
+        simulations: For training, in each round.
+        rounds: More than 1: truncated sequential inference, for "npe" and "fmpe".
+        checks: Further simulations for checks; 0 for none.
+        draws: Of the posterior.
+        ensemble: Number of members.
+        embed: As in ``fit_npe``.
+        repair: Whether to recalibrate a posterior that fails.
+        missing: See ``Simulations.of``.
+        training: Settings that replace those of ``posterior_config``.
+        seed: Of everything.
+
+    Raises:
+        ConfigError, DataError, ShapeError: If something does not fit.
+
+    Example:
+        >>> from bijectory.apps.posterior import box_uniform
+        >>> simulator = lambda theta: theta + 0.1 * torch.randn(len(theta), 2)
+        >>> quick = {"ensemble": 1, "checks": 200, "training": {"epochs": 2}}
+        >>> found = study(box_uniform([0.0], [1.0]), simulator, [0.5, 0.6], simulations=300, **quick)
+        >>> found.draws.shape, [c.name for c in found.before]
+        (torch.Size([4000, 1]), ['SBC', 'expected coverage', 'TARP'])
+    """
+    check(method in ("npe", "fmpe", "nle", "nre"), ConfigError, f"method={method!r}; use npe, fmpe, nle or nre.")
+    direct = method in ("npe", "fmpe")
+    check(rounds == 1 or direct, ConfigError, f"rounds={rounds}: sequential inference is for npe and fmpe.")
+    check(checks == 0 or checks >= 100, ConfigError, f"checks={checks}: use at least 100, or 0 for none.")
+    known, start = as_prior(prior), time.monotonic()
+    recipe = "cfm" if method == "fmpe" else "nsf"
+    settings = posterior_config(simulations * rounds, recipe=recipe, **{"seed": seed, **(training or {})})
+    words: dict[str, Any] = {"ensemble": ensemble, "config": settings}
+    if method != "nle":
+        words["embed"] = embed
+    if direct:
+        words["recipe"] = recipe
+    way: Callable[..., PosteriorFit] = fit_npe if direct else fit_nle if method == "nle" else fit_nre
+    learn = functools.partial(way, **words)
+    if rounds > 1:
+        plan: dict[str, Any] = {"simulations": simulations, "rounds": rounds, "missing": missing, "seed": seed}
+        fitted = fit_sequentially(known, simulator, x, **plan, fit=learn)
+    else:
+        fitted = learn(simulate(known, simulator, simulations, missing=missing, seed=seed), known)
+    trained = time.monotonic() - start
+    posterior, notes = fitted.posterior.at(x), list(fitted.notes)
+    before: tuple[Calibration, ...] = ()
+    after: tuple[Calibration, ...] = ()
+    if checks and rounds == 1:
+        total = checks if direct else min(checks, 2 * SLOW_CHECKS)
+        pairs = simulate(known, simulator, total, missing=missing, seed=seed + 10**6)
+        first, last = _halves(pairs)
+        before = calibrations(posterior, last, seed)
+        if repair and isinstance(posterior, NeuralPosterior) and not all(c.ok for c in before):
+            posterior = recalibrate(posterior, first, seed=seed)
+            after = calibrations(posterior, last, seed)
+            notes.append(
+                f"the posterior failed its checks and was recalibrated with {len(first)} held-out simulations."
+            )
+    elif rounds > 1:
+        notes.append("not checked: calibration needs a posterior for every observation; fit with rounds=1 to check it.")
+    theta = posterior.sample(draws, seed=seed)
+    predicted = posterior.predictive(simulator, min(draws, 500), seed=seed)
+    facts = {
+        "method": method,
+        "simulations": len(fitted.simulations),
+        "simulations that failed": fitted.simulations.failed,
+        "rounds": rounds,
+        "members": ensemble,
+        "epochs": len(fitted.result.history),
+        "best epoch": fitted.result.best_epoch,
+        "stop": fitted.result.stop_reason,
+        "seconds of simulation and training": round(trained, 1),
+        "seconds in all": round(time.monotonic() - start, 1),
+    }
+    given = posterior.x if posterior.x is not None else torch.empty(0)
+    return Study(known, posterior, fitted, given, theta, predicted, before, after, tuple(notes), facts)
+
+
+def calibrations(posterior: Posterior, pairs: Simulations, seed: int = 0) -> tuple[Calibration, ...]:
+    """SBC, expected coverage and TARP on the same draws."""
+    ranked = rank(posterior, pairs, seed=seed)
+    return sbc(ranked), coverage(ranked), tarp(ranked)
+
+
+def _halves(pairs: Simulations) -> tuple[Simulations, Simulations]:
+    """Two disjoint halves."""
+    n = len(pairs) // 2
+    return Simulations(pairs.theta[:n], pairs.x[:n]), Simulations(pairs.theta[n:], pairs.x[n:])
