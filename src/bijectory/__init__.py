@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bijectory.apps import (
+        ConditionalFlow,
         Distillation,
         FlowDensity,
         FlowOutlier,
@@ -217,6 +218,7 @@ __all__ = [
     "Causal",
     "Chain",
     "Checkerboard",
+    "ConditionalFlow",
     "ConditionalOptimalTransport",
     "ContextDropout",
     "Continuous",

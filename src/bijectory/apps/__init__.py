@@ -1,5 +1,6 @@
 """From a problem to an answer, on the public surface only."""
 
+from bijectory.apps.calibration import Calibration, calibration_of, crps_of_draws
 from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
 from bijectory.apps.images import (
@@ -13,11 +14,15 @@ from bijectory.apps.images import (
     read_images,
 )
 from bijectory.apps.kind import run_kind
+from bijectory.apps.predictive import Predictive
+from bijectory.apps.regression import ConditionalFlow
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
 
 __all__ = [
+    "Calibration",
+    "ConditionalFlow",
     "Distillation",
     "FlowDensity",
     "FlowOutlier",
@@ -25,10 +30,13 @@ __all__ = [
     "ImageFlow",
     "ImageSchema",
     "Images",
+    "Predictive",
     "SolverCheck",
     "TableFit",
     "TableFlow",
+    "calibration_of",
     "check_solver",
+    "crps_of_draws",
     "distill",
     "distill_table",
     "fit_images",
