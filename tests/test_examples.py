@@ -35,3 +35,10 @@ def test_digits_are_scored_and_come_back(capsys, monkeypatch):
     assert bits < 4.05  # log2 17 is 4.09: two seconds teach little
     assert "bits per dimension" in out
     assert "unchanged: 100.00%" in out
+
+
+def test_diabetes_intervals_cover(capsys, monkeypatch):
+    found = load("diabetes", monkeypatch).main(epochs=15)
+    assert found["conformal coverage"] == pytest.approx(0.8, abs=0.15)  # 120 and 80 patients
+    assert found["flow CRPS"] < 40  # of the distribution of y by itself: 45
+    assert "patient 2" in capsys.readouterr().out

@@ -14,7 +14,17 @@ from bijectory.apps.images import (
     read_images,
 )
 from bijectory.apps.kind import run_kind
+from bijectory.apps.latents import (
+    RoundTrip,
+    counterfactual,
+    interpolate,
+    latent_path,
+    mean_direction,
+    round_trip,
+    shift,
+)
 from bijectory.apps.predictive import Predictive
+from bijectory.apps.query import Marginal, Query, conditional
 from bijectory.apps.regression import ConditionalFlow
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
@@ -30,22 +40,32 @@ __all__ = [
     "ImageFlow",
     "ImageSchema",
     "Images",
+    "Marginal",
     "Predictive",
+    "Query",
+    "RoundTrip",
     "SolverCheck",
     "TableFit",
     "TableFlow",
     "calibration_of",
     "check_solver",
+    "conditional",
+    "counterfactual",
     "crps_of_draws",
     "distill",
     "distill_table",
     "fit_images",
     "fit_table",
     "image_config",
+    "interpolate",
+    "latent_path",
     "load_images",
     "load_rows",
+    "mean_direction",
     "read_images",
+    "round_trip",
     "run_kind",
+    "shift",
     "solved_layers",
     "table_config",
     "tune_solver",

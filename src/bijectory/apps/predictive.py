@@ -4,10 +4,10 @@ With one target and a normal base the flow at a context is a monotone map :math:
 
 .. math:: F(y \mid x) = \Phi(\pm f(y; x)), \qquad F^{-1}(u \mid x) = f^{-1}(\pm\Phi^{-1}(u); x),
 
-exact for every recipe, and means and scores are integrals over :math:`z`, done by a trapezoidal rule with 257 nodes (where the
-density has an empty gap, they are off by up to a hundredth of it). With
-several targets, or another base, the marginals of each target are known from draws: probabilities then have a standard
-error of at most :math:`1/(2\sqrt{m})` for :math:`m` draws. ``Predictive.exact`` says which it is.
+exact for every recipe, and means and scores are integrals over :math:`z`, done by a trapezoidal rule with 257 nodes (where
+the density has an empty gap, they are off by up to a hundredth of it). With several targets, or another base, the
+marginals of each target are known from draws: probabilities then have a standard error of at most :math:`1/(2\sqrt{m})`
+for :math:`m` draws. ``Predictive.exact`` says which it is.
 """
 
 from typing import Any, Literal

@@ -11,6 +11,8 @@ from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
 from bijectory.cli.list import list_recipes
+from bijectory.cli.predict import predict
+from bijectory.cli.query import query
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
 from bijectory.cli.score import score
@@ -41,6 +43,6 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, distill, demo, doctor):
+for verb in (fit, sample, score, predict, query, show, report, distill, demo, doctor):
     app.command()(verb)
 app.command("list")(list_recipes)
