@@ -50,3 +50,10 @@ def test_weighting_helps_under_covariate_shift(capsys, monkeypatch):
     plain, weighted = load("covariate_shift", monkeypatch).main()
     assert weighted < 0.95 * plain
     assert "effective after weighting" in capsys.readouterr().out
+
+
+def test_diabetes_intervals_cover(capsys, monkeypatch):
+    found = load("diabetes", monkeypatch).main(epochs=15)
+    assert found["conformal coverage"] == pytest.approx(0.8, abs=0.15)  # 120 and 80 patients
+    assert found["flow CRPS"] < 40  # of the distribution of y by itself: 45
+    assert "patient 2" in capsys.readouterr().out

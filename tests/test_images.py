@@ -8,7 +8,7 @@ import torch
 
 import bijectory as bj
 from bijectory.apps import ImageFlow, TableFlow, fit_images, image_config, load_images
-from bijectory.apps.images.model import slerp
+from bijectory.apps.latents import slerp
 from bijectory.errors import CheckpointError, ConfigError, ContextError, DataError, ShapeError
 from bijectory.training import Callback
 from images_support import QUICK, TINY, blobs, simple

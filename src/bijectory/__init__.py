@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bijectory.apps import (
         Comparison,
+        ConditionalFlow,
         Detector,
         Distillation,
         FlowDensity,
@@ -240,6 +241,7 @@ __all__ = [
     "Chain",
     "Checkerboard",
     "Comparison",
+    "ConditionalFlow",
     "ConditionalOptimalTransport",
     "ContextDropout",
     "Continuous",

@@ -9,6 +9,7 @@ __all__ = [
     "DomainError",
     "DtypeError",
     "FlowError",
+    "LowESSError",
     "NonFiniteError",
     "ShapeError",
     "check",
@@ -53,6 +54,10 @@ class CheckpointError(FlowError):
 
 class ConvergenceError(FlowError):
     """An iterative inverse, solver or optimisation did not converge within its cap."""
+
+
+class LowESSError(ConvergenceError):
+    """Weighted draws hold too few effective ones for an answer."""
 
 
 def check(condition: bool, error: type[FlowError], message: str) -> None:  # noqa: FBT001

@@ -8,6 +8,7 @@ from bijectory.apps.anomaly import (
     conformal_p_values,
     perturb_rows,
 )
+from bijectory.apps.calibration import Calibration, crps_of_draws
 from bijectory.apps.comparison import Comparison, compare
 from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
@@ -23,8 +24,8 @@ from bijectory.apps.images import (
 )
 from bijectory.apps.importance import Estimate, ImportanceWarning, ImportanceWeights, pareto_fit, psis
 from bijectory.apps.kind import run_kind
+from bijectory.apps.latents import counterfactual, interpolate, latent_path, mean_direction, round_trip, shift
 from bijectory.apps.posterior import (
-    Calibration,
     CredibleRegion,
     LocalTest,
     NeuralPosterior,
@@ -49,7 +50,10 @@ from bijectory.apps.posterior import (
     tarp,
     uniformity,
 )
+from bijectory.apps.predictive import Predictive
+from bijectory.apps.query import Marginal, conditional
 from bijectory.apps.ratio import DensityRatio, FlowRatio, check_ratio, fit_ratio, ratio_weights, two_sample_test
+from bijectory.apps.regression import ConditionalFlow
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
@@ -75,6 +79,7 @@ __all__ = [
     "Calibration",
     "Chains",
     "Comparison",
+    "ConditionalFlow",
     "CredibleRegion",
     "DensityRatio",
     "Detector",
@@ -93,12 +98,14 @@ __all__ = [
     "ImportanceWeights",
     "Joint",
     "LocalTest",
+    "Marginal",
     "Mode",
     "NeuralPosterior",
     "Parameter",
     "Parameters",
     "Posterior",
     "PosteriorFit",
+    "Predictive",
     "Prior",
     "SampledPosterior",
     "Simulations",
@@ -112,8 +119,11 @@ __all__ = [
     "check_solver",
     "code_length",
     "compare",
+    "conditional",
     "conformal_p_values",
+    "counterfactual",
     "coverage",
+    "crps_of_draws",
     "distill",
     "distill_table",
     "ess",
@@ -127,9 +137,12 @@ __all__ = [
     "fit_table",
     "image_config",
     "infer",
+    "interpolate",
+    "latent_path",
     "load_images",
     "load_rows",
     "local_c2st",
+    "mean_direction",
     "pareto_fit",
     "perturb_rows",
     "posterior_config",
@@ -140,8 +153,10 @@ __all__ = [
     "read_model",
     "recalibrate",
     "rhat",
+    "round_trip",
     "run_kind",
     "sbc",
+    "shift",
     "simulate",
     "solved_layers",
     "study",

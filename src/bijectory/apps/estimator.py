@@ -22,7 +22,7 @@ Seed = int | np.random.RandomState | None
 
 
 class _FlowEstimator(BaseEstimator):
-    """What both estimators share: fitting by ``fit_table`` and scoring in float64."""
+    """What the estimators share: fitting by ``fit_table`` and scoring in float64."""
 
     def _fit_flow(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray | None]:
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_all_finite=False)
@@ -30,12 +30,17 @@ class _FlowEstimator(BaseEstimator):
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        self._fit_frame(pd.DataFrame(X, columns=self._names()), weight)
+        return X, weight
+
+    def _fit_frame(self, frame: pd.DataFrame, weight: np.ndarray | None, given: Iterable[str] = ()) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         settings = {"validation_fraction": self.validation_fraction, "seed": seed, "progress": bool(self.verbose)}
         training = ("epochs", "batch_size", "lr", "patience", "time_budget")
         chosen = {name: getattr(self, name) for name in training if getattr(self, name) is not None}
         fitted = fit_table(
-            pd.DataFrame(X, columns=self._names()),
+            frame,
+            given=given,
             recipe=self.recipe,
             recipe_args=self.recipe_args,
             bounded=self.bounded,
@@ -44,12 +49,11 @@ class _FlowEstimator(BaseEstimator):
             weight=weight,
             test_fraction=0.0,
             audit=False,
-            config=table_config(len(X), objective=objective_of(None, self.recipe)[1], **settings, **chosen),
+            config=table_config(len(frame), objective=objective_of(None, self.recipe)[1], **settings, **chosen),
         )
         self.flow_: TableFlow = fitted.model
         self.history_: list[dict[str, Any]] = fitted.result.history
         self.n_iter_ = max(1, len(fitted.result.history))
-        return X, weight
 
     def _score(self, X: Any, nonfinite: NonFinite = "raise") -> np.ndarray:
         X = self._check(X, nonfinite)

@@ -14,6 +14,8 @@ from bijectory.cli.doctor import doctor
 from bijectory.cli.fit import fit
 from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
+from bijectory.cli.predict import predict
+from bijectory.cli.query import query
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
 from bijectory.cli.sbi import sbi
@@ -46,6 +48,22 @@ def common(
     """Normalizing flows for tables and images: exact log-likelihoods and exact samples."""
 
 
-for verb in (fit, sample, score, show, report, distill, solver, infer, anomaly, compare, sbi, demo, doctor):
+for verb in (
+    fit,
+    sample,
+    score,
+    show,
+    report,
+    distill,
+    solver,
+    infer,
+    anomaly,
+    compare,
+    sbi,
+    predict,
+    query,
+    demo,
+    doctor,
+):
     app.command()(verb)
 app.command("list")(list_recipes)

@@ -1,6 +1,5 @@
 """A fitted distribution of images: arrays in, arrays out; bits per dimension, samples, latents."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from bijectory.apps.images.schema import ImageSchema
 from bijectory.apps.kind import SCHEMA
+from bijectory.apps.latents import latent_path
 from bijectory.apps.table_flow import readable
 from bijectory.densities import Audit, Dequantized, Flow, StandardNormal, bits_per_dim
 from bijectory.errors import CheckpointError, ConfigError, DataError, ShapeError, check, check_type
@@ -160,8 +160,7 @@ class ImageFlow:
     def interpolate(self, a: Any, b: Any, steps: int = 8, *, label: Any = None) -> np.ndarray:
         """Images on the way from ``a`` to ``b`` through latent space, both included, ``(steps, ...)``.
 
-        With a normal base along a great circle, on which latents keep the length of typical ones (Shoemake 1985, slerp;
-        White 2016, arXiv:1609.04468); else along a straight line.
+        With a normal base along a great circle, else along a straight line; see ``latents.latent_path``.
 
         Args:
             a: One image.
@@ -171,9 +170,8 @@ class ImageFlow:
         """
         check(steps >= 2, ConfigError, f"steps must be at least 2, got {steps}.")
         z = self.encode(np.stack([np.asarray(a), np.asarray(b)]), label)
-        t = np.linspace(0.0, 1.0, steps)[:, None]
-        path = slerp(z[0], z[1], t) if isinstance(self.flow.base, StandardNormal) else (1 - t) * z[0] + t * z[1]
-        return self.decode(path, label)
+        normal = isinstance(self.flow.base, StandardNormal)
+        return self.decode(latent_path(z[0], z[1], steps, spherical=normal), label)
 
     def attribute_vector(self, images_with: Any, images_without: Any, *, label: Any = None) -> np.ndarray:
         """Direction of an attribute in latent space, ``(d,)``: mean latent of images that have it minus that of others.
@@ -260,12 +258,3 @@ class ImageFlow:
         rows = max(1, CHUNK_VALUES // (self.schema.dims * copies))
         for start in range(0, n, rows):
             yield slice(start, min(start + rows, n))
-
-
-def slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Great circle from ``a`` to ``b``, ``(d,)``, at ``t``, ``(steps, 1)``; a straight line where they are parallel."""
-    cosine = a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-300)
-    angle = math.acos(min(1.0, max(-1.0, cosine)))
-    if math.sin(angle) < 1e-6:
-        return (1 - t) * a + t * b
-    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / math.sin(angle)
