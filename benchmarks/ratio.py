@@ -1,8 +1,8 @@
 """Log-density ratios against the truth: two normal densities in 2, 10 and 50 dimensions.
 
-p has pairs of columns with correlation 0.8, q is standard normal, so the columns by themselves say nothing; KL(p | q) is
-0.51 nats for each pair. Every estimator sees the same 2,000 rows of each; errors are root mean squares over 1,000 fresh rows of p
-and of q, in nats. ``se`` is the mean standard error that the estimator claims for rows of p.
+p has pairs of columns with correlation 0.8, q is standard normal: the columns by themselves say nothing. KL(p | q) is
+0.51 nats a pair. Every estimator sees the same 2,000 rows of each; errors are root mean squares over 1,000 fresh rows of
+p and of q, in nats. The claimed standard error is a mean over the rows of p.
 
     python benchmarks/ratio.py          # a few minutes of one core; prints the table of docs/ratio.md
 """
