@@ -144,9 +144,9 @@ def test_missing_values_can_be_conditioned_on():
     assert pairs.failed < 150, "only rows without any value"
     assert "conditions on which ones" in pairs.notes[1]
     with pytest.warns(DataWarning):
-        fitted = fit_npe(pairs, normal_prior(), config=posterior_config(1000, epochs=2), **TINY)
+        fitted = fit_npe(pairs, normal_prior(), config=posterior_config(1000, epochs=10, lr=1e-2), **TINY)
     draws = fitted.posterior.sample(500, [1.0, math.nan], seed=0)
-    assert abs(draws.mean().item() - 1) < 0.4
+    assert abs(draws.mean().item() - 1) < 0.35, "a linear function of the values and the indicators gives 0.6"
     with pytest.raises(DataError, match="not finite"):
         known().sample(1, [math.nan])
 

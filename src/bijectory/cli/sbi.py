@@ -22,6 +22,7 @@ def sbi(
     ensemble: Annotated[int, Option(min=1, help="Number of members.")] = 5,
     missing: Annotated[str, Option(metavar="drop|indicate|raise", help="Simulations with NaN.")] = "drop",
     no_repair: Annotated[bool, Option("--no-repair", help="Do not recalibrate a posterior that fails.")] = False,
+    local: Annotated[bool, Option("--local", help="Test the posterior at the observation too (C2ST).")] = False,
     epochs: Annotated[int | None, Option(min=1, help="Passes over the simulations.")] = None,
     time_budget: Annotated[str | None, Option(metavar="TIME", help="Stop training after 90s, 10m or 1.5h.")] = None,
     seed: Annotated[int, Option(min=0, help="Seed of everything random.")] = 0,
@@ -50,6 +51,7 @@ def sbi(
         ensemble=ensemble,
         missing=missing,
         repair=not no_repair,
+        local=local,
         training=training,
         seed=seed,
     )

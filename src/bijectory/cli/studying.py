@@ -40,6 +40,7 @@ def run_study(file: Path, observation: Path, out: Path, *, json: bool, quiet: bo
         "checks": {
             when: {c.name: {"p": c.p, "ok": c.ok, "lean": c.lean} for c in cs} for when, cs in checks.items() if cs
         },
+        "local": None if found.local is None else {"p": found.local.p, "ok": found.local.ok},
         "posterior": {
             name: {"mean": float(column.mean()), "sd": float(column.std())}
             for name, column in zip(prior.names, found.draws.mT, strict=True)
@@ -57,6 +58,8 @@ def run_study(file: Path, observation: Path, out: Path, *, json: bool, quiet: bo
         for when, cs in checks.items():
             for c in cs:
                 print(f"{when:>12}: {c!r}")
+    if found.local is not None and not json:
+        print(f"{'there':>12}: {found.local!r}")
     for note in found.notes:
         say(f"note: {note}", quiet=quiet)
     say(f"report: {page}", quiet=quiet)

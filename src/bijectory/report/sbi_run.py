@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from bijectory.apps.posterior import Calibration, NeuralPosterior, Study
-from bijectory.report.content import Verdict
+from bijectory.apps.posterior import Calibration, NeuralPosterior, Study, predictive_p
+from bijectory.report.content import Light, Verdict
 from bijectory.report.figures import DATA, MAX_CORNER, MODEL, QUIET, new_figure, to_png
 from bijectory.report.html import write_page
 
@@ -57,31 +57,21 @@ def verdicts(study: Study) -> list[Verdict]:
             "every p-value above 0.001",
         )
     ]
-    p = surprise(study)
-    lights.append(
-        Verdict(
-            "good" if p > 0.05 else "warn" if p > 0.01 else "bad",
-            "Observation",
-            f"p = {p:.2g} that a simulation lies as far out",
-            "squared distance from the simulations, value by value; below 0.01 the simulator cannot make such data",
-        )
-    )
+    far = "below 0.01 the simulator cannot make such data"
+    for name, p, what in (
+        ("Observation", predictive_p(study.fit.simulations.x, study.x), "among all training simulations"),
+        ("Predictive check", predictive_p(study.predicted, study.x), "among simulations from the posterior"),
+    ):
+        light: Light = "good" if p > 0.05 else "warn" if p > 0.01 else "bad"
+        lights.append(Verdict(light, name, f"p = {p:.2g} of one as far out, {what}", far))
+    if study.local is not None:
+        light, rule = "good" if study.local.ok else "warn", "local C2ST at the observation, p above 0.05"
+        lights.append(Verdict(light, "Local test", f"p = {study.local.p:.2g}", rule))
     lost = study.fit.simulations.failed
     share = lost / max(1, lost + len(study.fit.simulations))
     rule = "simulations that are not finite: none, or some; they change the prior"
     lights.append(Verdict("good" if not lost else "warn", "Simulations", f"{share:.1%} failed", rule))
     return lights
-
-
-def surprise(study: Study) -> float:
-    """Part of the training simulations that lie at least as far from their centre as the observation."""
-    x = study.fit.simulations.x.flatten(1).nan_to_num()
-    y = study.x.nan_to_num()
-    y = y.reshape(-1, x.shape[1])[:1]
-    centre, scale = x.median(0).values, x.std(0)
-    scale = torch.where(scale > 0, scale, 1.0)
-    far, own = (((v - centre) / scale).square().sum(1) for v in (x, y))
-    return float(((far >= own).sum() + 1) / (len(far) + 1))
 
 
 def parameters(study: Study) -> list[dict[str, Any]]:

@@ -2,7 +2,17 @@
 
 from bijectory.apps.posterior.bands import Uniformity, uniformity
 from bijectory.apps.posterior.base import CredibleRegion, Posterior
-from bijectory.apps.posterior.diagnose import Calibration, LocalTest, Ranked, coverage, local_c2st, rank, sbc, tarp
+from bijectory.apps.posterior.diagnose import (
+    Calibration,
+    LocalTest,
+    Ranked,
+    coverage,
+    local_c2st,
+    predictive_p,
+    rank,
+    sbc,
+    tarp,
+)
 from bijectory.apps.posterior.likelihood import SampledPosterior, fit_nle, fit_nre
 from bijectory.apps.posterior.neural import NeuralPosterior, PosteriorFit, fit_npe, posterior_config
 from bijectory.apps.posterior.prior import Prior, as_prior, box_uniform
@@ -33,6 +43,7 @@ __all__ = [
     "fit_sequentially",
     "local_c2st",
     "posterior_config",
+    "predictive_p",
     "rank",
     "recalibrate",
     "sbc",

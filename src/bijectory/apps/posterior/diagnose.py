@@ -158,6 +158,32 @@ def _lean(spread: float) -> str:
     return "overconfident" if spread > 1.05 else "underconfident" if spread < 0.95 else ""
 
 
+def predictive_p(predicted: Tensor, x: Tensor) -> float:
+    """Posterior predictive check: part of the simulations from the posterior that lie as far out as the observation.
+
+    The distance is that from the median of the simulations, value by value in units of their deviation, squared and summed;
+    of several independent observations the mean. A value below 0.01 says that the simulator, with any parameters that the
+    posterior offers, does not make such data.
+
+    Args:
+        predicted: ``(m, *event)``, as ``posterior.predictive`` returns them.
+        x: The observation, ``event`` or ``(n, *event)``.
+
+    Example:
+        >>> predicted = torch.randn(999, 3, generator=torch.Generator().manual_seed(0))
+        >>> predictive_p(predicted, torch.zeros(3)), predictive_p(predicted, torch.full((3,), 5.0))
+        (1.0, 0.001)
+    """
+    made = predicted.flatten(1)
+    observed = x.reshape(-1, made.shape[1])
+    known = observed.isfinite().all(0) & made.isfinite().all(0)
+    made, observed = made[:, known], observed[:, known]
+    centre, scale = made.median(0).values, made.std(0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    far, own = (((v - centre) / scale).square().sum(1) for v in (made, observed))
+    return (int((far >= own.mean()).sum()) + 1) / (len(far) + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalTest:
     """Local two-sample test at one observation.

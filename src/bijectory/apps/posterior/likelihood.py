@@ -32,7 +32,7 @@ from bijectory.apps.posterior.prior import Prior, as_prior
 from bijectory.apps.posterior.simulations import Simulations, rows
 from bijectory.apps.posterior.slices import slice_sample
 from bijectory.densities import Ensemble
-from bijectory.errors import ConfigError, ShapeError, check
+from bijectory.errors import ConfigError, DataError, ShapeError, check
 from bijectory.nets import MLP
 from bijectory.objectives import Batch
 from bijectory.training import Data, FitConfig, fit_ensemble
@@ -78,7 +78,7 @@ class SampledPosterior(Posterior):
         many = value.dim() == 1 + len(self.event_shape) and value.shape[1:] == self.event_shape
         expected = f"expected {tuple(self.event_shape)}, or (n, *event) for n independent observations"
         check(many, ShapeError, f"the observation has shape {tuple(value.shape)}; {expected}.")
-        check(bool(value.isfinite().all()), ConfigError, "the observation is not finite.")
+        check(bool(value.isfinite().all()), DataError, "the observation is not finite.")
         return value
 
     def _log_prob(self, theta: Tensor, x: Tensor) -> Tensor:

@@ -132,12 +132,12 @@ def posterior_config(simulations: int, *, recipe: Recipe = "nsf", **changes: Any
         "epochs": 60,
         "lr": 3e-3,
         "weight_decay": 0.1,
-        "patience": 20,
+        "patience": 10,
         "validation_fraction": 0.1,
         "progress": False,
     }
     if objective_name(recipe) != "nll":
-        defaults |= {"epochs": 200, "patience": 60, "ema_decay": 0.99}
+        defaults |= {"epochs": 200, "patience": 40, "ema_decay": 0.99}
     return FitConfig(**{**defaults, **changes})
 
 

@@ -55,7 +55,7 @@ class Prior:
             names, distribution = tuple(distribution) if names is None else names, list(distribution.values())
         self.parts: list[Any] = list(distribution) if isinstance(distribution, Sequence) else [distribution]
         check(bool(self.parts), ConfigError, "a prior needs at least one parameter.")
-        self.widths = [_width(p, len(self.parts) > 1) for p in self.parts]
+        self.widths = [_width(p) for p in self.parts]
         self.features = sum(self.widths)
         self.names = tuple(names) if names is not None else tuple(f"theta{k}" for k in range(self.features))
         distinct = len(set(self.names)) == len(self.names) == self.features
@@ -136,7 +136,7 @@ def as_prior(prior: Any) -> Prior:
     return prior if isinstance(prior, Prior) else Prior(prior)
 
 
-def _width(part: Any, one_of_many: bool) -> int:  # noqa: FBT001
+def _width(part: Any) -> int:
     check(
         isinstance(part, (Distribution, Density)),
         ConfigError,
@@ -147,7 +147,6 @@ def _width(part: Any, one_of_many: bool) -> int:  # noqa: FBT001
         return part.event_shape[0]
     shape = (*part.batch_shape, *part.event_shape)
     check(len(shape) == 1 or not shape, ConfigError, f"{part} has shape {shape}; expected a number or a vector.")
-    check(bool(shape) or one_of_many or not shape, ConfigError, f"{part} is empty.")
     return shape[0] if shape else 1
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bijectory.apps.posterior.neural import NeuralPosterior, PosteriorFit, fit_npe
 from bijectory.apps.posterior.prior import Prior, as_prior
-from bijectory.apps.posterior.simulations import Simulations, Simulator, run, simulate
+from bijectory.apps.posterior.simulations import Simulations, Simulator, check_observation, run, simulate
 from bijectory.errors import ConfigError, ConvergenceError, check
 
 TRIES = 200  # batches of prior draws before the region counts as too small to be hit
@@ -71,6 +71,7 @@ def fit_sequentially(
     check(rounds >= 1, ConfigError, f"rounds must be at least 1, got {rounds}.")
     check(0 < epsilon < 0.5, ConfigError, f"epsilon must be in (0, 0.5), got {epsilon}.")
     pairs: Simulations = simulate(known, simulator, simulations, missing=missing, seed=seed)
+    check_observation(x, pairs.event_shape)
     found = fit(pairs, known)
     for k in range(1, rounds):
         posterior = found.posterior.at(x)

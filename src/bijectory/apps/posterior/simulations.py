@@ -176,3 +176,10 @@ def rows(value: Any, name: str) -> Tensor:
             raise DataError(f"{name} cannot be read as numbers: {error}.") from None
     check(value.dim() >= 1, ShapeError, f"{name} is a single number; expected rows (n, ...).")
     return value.detach().cpu().double()
+
+
+def check_observation(x: Any, event_shape: torch.Size, *, many: bool = False) -> None:
+    """Raise ``ShapeError`` unless ``x`` looks like one simulation, or with ``many`` several: before anything is trained."""
+    shape = tuple(rows(x, "the observation").shape)
+    fits = shape in (tuple(event_shape), (1, *event_shape)) or (many and shape[1:] == tuple(event_shape))
+    check(fits, ShapeError, f"the observation has shape {shape}; the simulations have {tuple(event_shape)}.")

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.apps.posterior.base import Posterior
-from bijectory.apps.posterior.diagnose import Calibration, coverage, rank, sbc, tarp
+from bijectory.apps.posterior.diagnose import Calibration, LocalTest, coverage, local_c2st, rank, sbc, tarp
 from bijectory.apps.posterior.likelihood import fit_nle, fit_nre
 from bijectory.apps.posterior.neural import NeuralPosterior, PosteriorFit, fit_npe, posterior_config
 from bijectory.apps.posterior.prior import Prior, as_prior
 from bijectory.apps.posterior.recalibrate import recalibrate
 from bijectory.apps.posterior.sequential import fit_sequentially
-from bijectory.apps.posterior.simulations import Simulations, Simulator, simulate
+from bijectory.apps.posterior.simulations import Simulations, Simulator, check_observation, simulate
 from bijectory.errors import ConfigError, check
 
 Method = Literal["npe", "fmpe", "nle", "nre"]
+LOCAL_TRIALS = 20
 SLOW_CHECKS = 100  # pairs that a posterior sampled by Markov chains is checked on: each takes a run of its own
 
 
@@ -36,6 +37,7 @@ class Study:
         predicted: ``(m, *event)``: simulations from draws.
         before: Checks of the fit; empty in sequential inference, where they do not apply.
         after: Checks of the recalibrated posterior on pairs of its own; empty if there was no need.
+        local: Local two-sample test at the observation, if asked for.
         notes: What a reader has to know.
         facts: The numbers of the run.
     """
@@ -48,6 +50,7 @@ class Study:
     predicted: Tensor
     before: tuple[Calibration, ...]
     after: tuple[Calibration, ...]
+    local: LocalTest | None
     notes: tuple[str, ...]
     facts: dict[str, Any]
 
@@ -71,6 +74,7 @@ def study(
     ensemble: int = 5,
     embed: Callable[[], nn.Module] | None = None,
     repair: bool = True,
+    local: bool = False,
     missing: str = "drop",
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -92,6 +96,7 @@ def study(
         ensemble: Number of members.
         embed: As in ``fit_npe``.
         repair: Whether to recalibrate a posterior that fails.
+        local: Whether to run ``local_c2st`` (some twenty classifiers) on the returned posterior.
         missing: See ``Simulations.of``.
         training: Settings that replace those of ``posterior_config``.
         seed: Of everything.
@@ -125,11 +130,14 @@ def study(
         plan: dict[str, Any] = {"simulations": simulations, "rounds": rounds, "missing": missing, "seed": seed}
         fitted = fit_sequentially(known, simulator, x, **plan, fit=learn)
     else:
-        fitted = learn(simulate(known, simulator, simulations, missing=missing, seed=seed), known)
+        pairs = simulate(known, simulator, simulations, missing=missing, seed=seed)
+        check_observation(x, pairs.event_shape, many=not direct)
+        fitted = learn(pairs, known)
     trained = time.monotonic() - start
     posterior, notes = fitted.posterior.at(x), list(fitted.notes)
     before: tuple[Calibration, ...] = ()
     after: tuple[Calibration, ...] = ()
+    test: LocalTest | None = None
     if checks and rounds == 1:
         total = checks if direct else min(checks, 2 * SLOW_CHECKS)
         pairs = simulate(known, simulator, total, missing=missing, seed=seed + 10**6)
@@ -141,6 +149,8 @@ def study(
             notes.append(
                 f"the posterior failed its checks and was recalibrated with {len(first)} held-out simulations."
             )
+        if local and direct:
+            test = local_c2st(posterior, last, trials=LOCAL_TRIALS, seed=seed)
     elif rounds > 1:
         notes.append("not checked: calibration needs a posterior for every observation; fit with rounds=1 to check it.")
     theta = posterior.sample(draws, seed=seed)
@@ -158,7 +168,7 @@ def study(
         "seconds in all": round(time.monotonic() - start, 1),
     }
     given = posterior.x if posterior.x is not None else torch.empty(0)
-    return Study(known, posterior, fitted, given, theta, predicted, before, after, tuple(notes), facts)
+    return Study(known, posterior, fitted, given, theta, predicted, before, after, test, tuple(notes), facts)
 
 
 def calibrations(posterior: Posterior, pairs: Simulations, seed: int = 0) -> tuple[Calibration, ...]:
