@@ -121,12 +121,12 @@ def draw(work: Path, page: str) -> None:
         body += f"| `{name}` | {rows[name]['two moons']['parameters']:,} | {seconds:.0f} | {gaps} |\n"
     left_out = f"Left out: {'; '.join(absent)}.\n" if page == "gallery" else ""
     error = max(r["se"] for per in rows.values() for r in per.values())
-    text = f"""# Gallery: every recipe on the same six densities
+    which = "every recipe" if page == "gallery" else "continuous flows"
+    text = f"""# Gallery: {which} on the same six densities
 
 Each recipe with its defaults, {ROWS:,} rows, {EPOCHS} epochs of batches of 250 (Adam, peak 2e-3, cosine;
-what regresses on noise takes steps a third as costly, so
-three times as many, peak 1e-2, weights averaged), one seed. The
-figures are held-out nats lost to the exact density, KL(target | flow), on {HELD_OUT:,} rows; the largest standard error is
+what regresses on noise takes cheaper steps, so three times as many, peak 1e-2, weights averaged), one seed. The figures are
+held-out nats lost to the exact density, KL(target | flow), on {HELD_OUT:,} rows; the largest standard error is
 {error:.3f}. Small is good, 0 is perfect. A short fit: it shows what each family finds quickly, not its limit.
 {left_out}Made by `benchmarks/gallery.py`.
 
