@@ -57,3 +57,13 @@ def test_diabetes_intervals_cover(capsys, monkeypatch):
     assert found["conformal coverage"] == pytest.approx(0.8, abs=0.15)  # 120 and 80 patients
     assert found["flow CRPS"] < 43  # of the distribution of y by itself: 45
     assert "patient 2" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_continuous_flow_is_matched_polished_and_distilled(capsys, monkeypatch):
+    found = load("continuous_pipeline", monkeypatch).main(epochs=30)
+    assert found["polished"] > found["matched"]
+    assert abs(found["student"] - found["polished"]) < 0.1
+    assert 0 <= found["divergence"] < 0.1
+    assert found["speedup"] > 1.5
+    assert "evaluations a row" in capsys.readouterr().out

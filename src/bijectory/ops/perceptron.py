@@ -75,6 +75,7 @@ def squares(weights: Sequence[Tensor], slopes: Sequence[Tensor], e: Tensor) -> T
         ``(k, *batch)``.
 
     Example:
+        >>> import torch
         >>> weights = [torch.eye(2), 3 * torch.eye(2)]
         >>> squares(weights, [torch.tensor([1.0, 0.5])], torch.eye(2))
         tensor([3.0000, 1.5000])

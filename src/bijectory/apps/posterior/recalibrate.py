@@ -54,9 +54,10 @@ def recalibrate(
 
     Example:
         >>> from bijectory.apps.posterior import Prior
-        >>> from bijectory import Standardize
+        >>> from bijectory import Standardize, real_nvp
         >>> from torch.distributions import Normal
-        >>> narrow = Flow(Standardize(1, [0.0], [0.5]), StandardNormal(1)).double()
+        >>> layers = real_nvp(1, context=1, layers=2, hidden=(8,)).transform  # the identity before training
+        >>> narrow = Flow(Chain(Standardize(1, [0.0], [0.5]), layers), StandardNormal(1)).double()
         >>> posterior = NeuralPosterior(narrow, Prior([Normal(0.0, 1.0)]), (1,))
         >>> theta = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
         >>> better = recalibrate(posterior, (theta, torch.zeros(500, 1)))
