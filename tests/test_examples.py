@@ -53,9 +53,9 @@ def test_weighting_helps_under_covariate_shift(capsys, monkeypatch):
 
 
 def test_diabetes_intervals_cover(capsys, monkeypatch):
-    found = load("diabetes", monkeypatch).main(epochs=15)
+    found = load("diabetes", monkeypatch).main()
     assert found["conformal coverage"] == pytest.approx(0.8, abs=0.15)  # 120 and 80 patients
-    assert found["flow CRPS"] < 43  # of the distribution of y by itself: 45
+    assert found["flow CRPS"] < 1.1 * found["linear CRPS"]
     assert "patient 2" in capsys.readouterr().out
 
 

@@ -9,6 +9,8 @@ from scipy import stats
 import bijectory as bj
 from bijectory.apps import (
     Marginal,
+    Query,
+    RoundTrip,
     TableFlow,
     conditional,
     counterfactual,
@@ -142,6 +144,7 @@ def test_given_columns_can_be_known_too():
     assert (np.abs(found.rows[["b", "c"]].mean().to_numpy() - mean - 2) < 4 * np.sqrt(np.diag(cov) / 2000)).all()
     assert set(found.rows["g"]) == {2.0}
     free = conditional(gaussian(given=True), {"g": 2.0}, 500)
+    assert isinstance(free, Query)
     assert free.ess == 500
 
 
@@ -201,6 +204,7 @@ def test_round_trips_are_measured():
     model = gaussian()
     rows = model.sample(30, seed=0)
     found = round_trip(model, rows)
+    assert isinstance(found, RoundTrip)
     assert found.ok
     assert found.error.shape == (3,)
     model.flow.transform.inverse = lambda z, c=None: (z, z[..., 0])

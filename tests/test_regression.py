@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bijectory as bj
-from bijectory.apps import ConditionalFlow, Predictive, TableFlow, crps_of_draws
+from bijectory.apps import ConditionalFlow, Predictive, TableFlow, calibration_of, crps_of_draws
 from bijectory.errors import ConfigError, ContextError, DataError, NonFiniteError
 from bijectory.tables import Column, Schema
 
@@ -168,6 +168,8 @@ def test_calibration_accepts_the_truth_and_refuses_a_narrow_model():
     assert "p = " in str(narrow)
     with pytest.raises(ConfigError, match=r"90 % is 0\.9"):
         by(known(Linear())).calibration(x, y, levels=[90])
+    with pytest.raises(DataError, match="at least one row"):
+        calibration_of(np.empty((0, 1)), ["y"])
 
 
 @pytest.mark.parametrize("kind", ["central", "hpd"])

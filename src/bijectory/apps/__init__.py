@@ -8,7 +8,7 @@ from bijectory.apps.anomaly import (
     conformal_p_values,
     perturb_rows,
 )
-from bijectory.apps.calibration import Calibration, crps_of_draws
+from bijectory.apps.calibration import Calibration, calibration_of, crps_of_draws
 from bijectory.apps.comparison import Comparison, compare
 from bijectory.apps.distillation import Distillation, distill, distill_table
 from bijectory.apps.estimator import FlowDensity, FlowOutlier
@@ -24,7 +24,15 @@ from bijectory.apps.images import (
 )
 from bijectory.apps.importance import Estimate, ImportanceWarning, ImportanceWeights, pareto_fit, psis
 from bijectory.apps.kind import run_kind
-from bijectory.apps.latents import counterfactual, interpolate, latent_path, mean_direction, round_trip, shift
+from bijectory.apps.latents import (
+    RoundTrip,
+    counterfactual,
+    interpolate,
+    latent_path,
+    mean_direction,
+    round_trip,
+    shift,
+)
 from bijectory.apps.posterior import (
     CredibleRegion,
     LocalTest,
@@ -52,7 +60,7 @@ from bijectory.apps.posterior import (
     uniformity,
 )
 from bijectory.apps.predictive import Predictive
-from bijectory.apps.query import Marginal, conditional
+from bijectory.apps.query import Marginal, Query, conditional
 from bijectory.apps.ratio import DensityRatio, FlowRatio, check_ratio, fit_ratio, ratio_weights, two_sample_test
 from bijectory.apps.regression import ConditionalFlow
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
@@ -108,6 +116,8 @@ __all__ = [
     "PosteriorFit",
     "Predictive",
     "Prior",
+    "Query",
+    "RoundTrip",
     "SampledPosterior",
     "Simulations",
     "SolverCheck",
@@ -116,6 +126,7 @@ __all__ = [
     "TableFlow",
     "benjamini_hochberg",
     "box_uniform",
+    "calibration_of",
     "check_ratio",
     "check_solver",
     "code_length",
