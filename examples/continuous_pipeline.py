@@ -1,8 +1,8 @@
 """A continuous flow in three steps: flow matching, maximum likelihood from there, and a fast student.
 
-Flow matching regresses a velocity on straight lines from data to noise, without solving anything. The likelihood of the same
-network is exact, so it can be polished by maximum likelihood. Draws and densities still cost a solution each; a coupling flow
-that learns from draws of the polished one answers in one pass, and the divergence between the two is measured.
+Flow matching regresses a velocity on straight lines from data to noise, without solving anything. The likelihood of the
+same network is exact, so it can be polished by maximum likelihood. Draws and densities still cost a solution each; a
+coupling flow that learns from draws of the polished one answers in one pass, and the divergence of the two is measured.
 
     python examples/continuous_pipeline.py
 """
