@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -236,8 +237,11 @@ def test_handlers_are_put_back():
 def test_second_signal_acts_at_once(tmp_path):
     class Twice(Callback):
         def on_step(self, run):
-            signal.raise_signal(signal.SIGINT)  # to this thread: two sent to the process may merge into one
-            signal.raise_signal(signal.SIGINT)
+            # To this thread, and while it sleeps: two that come at once, or between other threads' turns, may merge.
+            for seconds in (0.3, 0.9):
+                send = threading.Timer(seconds, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+                send.daemon = True
+                send.start()
             time.sleep(10)
 
     start = time.monotonic()

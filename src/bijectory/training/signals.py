@@ -30,8 +30,12 @@ class Interrupts:
         if self.signum is None:
             self.signum = number
             return
+        old = self._old.get(number)
         self._restore()
-        signal.raise_signal(number)
+        if callable(old):
+            old(number, frame)
+        else:
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         while self._old:
