@@ -1,6 +1,6 @@
 """Plants faults into a copy of the package, one at a time, and asks whether the ordinary tests see them.
 
-Each fault of ``mutants.toml`` is a piece of text and what replaces it. A mutant is *killed* when a test fails, and *survives*
+Each fault of ``mutants.toml`` is a piece of text and what replaces it. A mutant is *killed* when a test fails, *survives*
 when all pass. The tests named beside a fault are tried first; if they pass, the whole quick tier is (``--quick-tier``).
 
     python benchmarks/mutants.py                     # all of them, about an hour on one core
