@@ -407,6 +407,9 @@ def _cnf_image(c: int) -> bj.Flow:
     return bj.cnf_image((1, 1, 2), c, levels=4, **unet, trace="exact", method="rk4", steps=1)
 
 
+# A search for a root, or the solution of an equation, is a long graph to capture: every run does it for the layers, and for
+# the densities of the recipes; their draws are left to the slow tests.
+UNROLLED = ("captures", "to_data_exports")
 # Solutions of image fields take their time, and the fields have laws of their own: of the solutions, these in every run.
 _QUICK = {"shapes", "joint_draw", "density_rows_are_independent", "round_trip", "ladj_opposite", "jacobian"}
 _ALL = (*TRANSFORM_LAWS, *COSTLY_TRANSFORM_LAWS, *DENSITY_LAWS, *COSTLY_DENSITY_LAWS)
@@ -432,8 +435,7 @@ RECIPES = [
     Case(
         "real_nvp_image", lambda c: bj.real_nvp_image((1, 2, 2), c, levels=4, couplings=1, hidden=6, blocks=1), **PIXELS
     ),
-    # Capturing the inverse unrolls three root searches.
-    Case("flowpp_image", _flowpp_image, **PIXELS | {"weights": 0.08}, slow=("captures", "density_exports")),
+    Case("flowpp_image", _flowpp_image, **PIXELS | {"weights": 0.08}, slow=UNROLLED),
     Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.1), features=2),
     Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.1), features=1),
     Case("idensenet", lambda c: bj.idensenet(2, c, layers=1, hidden=(4,), lipschitz=0.1), features=2),
@@ -454,18 +456,28 @@ RECIPES = [
     Case("planar-noise", lambda c: bj.planar(2, c, layers=2, hidden=(8,), acts_on="noise"), features=2),
     Case("radial", lambda c: bj.radial(FEATURES, c, layers=3, hidden=(8,))),
     Case("sylvester", lambda c: bj.sylvester(FEATURES, c, layers=2, rank=2, hidden=(8,))),
-    Case("bnaf", lambda c: bj.bnaf(2, c, layers=1, units=(3,), hidden=(8,)), (CONTEXT,), features=2),
+    Case("bnaf", lambda c: bj.bnaf(2, c, layers=1, units=(3,), hidden=(8,)), (CONTEXT,), features=2, slow=UNROLLED),
     Case(
         "bnaf-1d",
         lambda _: bj.bnaf(1, units=(3,), layers=1, acts_on="noise"),
         (0,),
         features=1,
         idle=(r"layers\.0\.weight",),  # normalised rows of a single weight are 1
+        slow=UNROLLED,
     ),
-    Case("cfm", lambda c: bj.cfm(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
-    Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1),
-    Case("ffjord", lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
-    Case("rnode", lambda c: bj.rnode(1, c, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1),
+    Case("cfm", lambda c: bj.cfm(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1, slow=UNROLLED),
+    Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1, slow=UNROLLED),
+    Case(
+        "ffjord",
+        lambda c: bj.ffjord(1, c, layers=2, hidden=(8,), **ACCURATE),
+        (CONTEXT,),
+        features=1,
+        weights=0.1,
+        slow=UNROLLED,
+    ),
+    Case(
+        "rnode", lambda c: bj.rnode(1, c, hidden=(8,), **ACCURATE), (CONTEXT,), features=1, weights=0.1, slow=UNROLLED
+    ),
     Case(
         "otflow",
         lambda c: bj.otflow(2, c, hidden=6, steps=1),
@@ -480,7 +492,7 @@ RECIPES = [
         (CONTEXT,),
         features=2,
         weights=0.02,
-        slow=("density_exports",),
+        slow=("density_exports", *UNROLLED),
     ),
     Case(
         "hybrid-1d",
@@ -493,8 +505,8 @@ RECIPES = [
     # The laws are about numbers, not estimates; the fields' own laws are in tests/test_fields.py, odd sizes too.
     Case("ffjord_image-exact", _ffjord_image, (CONTEXT,), **PIXELS | {"weights": 0.05}, slow=SOLVED),
     Case("cnf_image-exact", _cnf_image, (CONTEXT,), **PIXELS | {"weights": 0.05, "features": (1, 1, 2)}, slow=SOLVED),
-    Case("score_sde", lambda c: _score_sde(2, c, "vp"), (CONTEXT,), features=2, weights=0.05),
-    Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05),
+    Case("score_sde", lambda c: _score_sde(2, c, "vp"), (CONTEXT,), features=2, weights=0.05, slow=UNROLLED),
+    Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05, slow=UNROLLED),
     Case(
         "rfm_sphere",
         lambda c: bj.rfm_sphere(3, c, hidden=(8,), **ACCURATE),
@@ -503,6 +515,7 @@ RECIPES = [
         range=unit,
         chart=stereographic(3),
         weights=0.05,
+        slow=UNROLLED,
     ),
     Case(
         "rfm_torus",
@@ -512,24 +525,41 @@ RECIPES = [
         domain=angles,
         range=angles,
         weights=0.05,
+        slow=UNROLLED,
     ),
-    # A captured search for a root is long: with a context only; without, see tests/test_monotone_recipes.py.
-    Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2),
+    # With a context only; without, see tests/test_monotone_recipes.py.
+    Case("naf", lambda c: bj.naf(2, c, layers=1, hidden=(8,), units=2), (CONTEXT,), features=2, slow=UNROLLED),
     Case(
         "umnn",
         lambda c: bj.umnn(2, c, layers=1, hidden=(8,), embedding=2, integrand=(6,), nodes=16, bound=3.0),
         contexts=(CONTEXT,),
         features=2,
+        slow=UNROLLED,
     ),
-    Case("sos", lambda c: bj.sos(2, c, layers=1, hidden=(8,), polynomials=1, degree=2), (CONTEXT,), features=2),
-    Case("bernstein", lambda c: bj.bernstein(2, c, layers=1, hidden=(8,), degree=4), (CONTEXT,), features=2),
+    Case(
+        "sos",
+        lambda c: bj.sos(2, c, layers=1, hidden=(8,), polynomials=1, degree=2),
+        (CONTEXT,),
+        features=2,
+        slow=UNROLLED,
+    ),
+    Case(
+        "bernstein",
+        lambda c: bj.bernstein(2, c, layers=1, hidden=(8,), degree=4),
+        (CONTEXT,),
+        features=2,
+        slow=UNROLLED,
+    ),
     Case(
         "gaussianization",
         lambda c: bj.gaussianization(2, c, layers=1, hidden=(8,), components=2),
         (CONTEXT,),
         features=2,
+        slow=UNROLLED,
     ),
-    Case("flowpp", lambda c: bj.flowpp(2, c, layers=2, hidden=(8,), components=2), (CONTEXT,), features=2),
+    Case(
+        "flowpp", lambda c: bj.flowpp(2, c, layers=2, hidden=(8,), components=2), (CONTEXT,), features=2, slow=UNROLLED
+    ),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]

@@ -21,7 +21,7 @@ def matrix(cases: Iterable[Case], laws: Iterable[Law], costly: Iterable[Law]) ->
 
 
 # Seconds each. With a context a graph holds all that it holds without, so the quick run takes that one where there are both.
-GRAPHS = ("captures", "density_captures", "density_exports")
+GRAPHS = ("captures", "density_captures", "density_exports", "to_data_exports")
 
 
 def _marks(case: Case, context: int, law: Law) -> tuple[pytest.MarkDecorator, ...]:

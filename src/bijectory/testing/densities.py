@@ -249,19 +249,25 @@ def density_captures(s: Subject) -> None:
 
 @law
 def density_exports(s: Subject) -> None:
-    """``torch.export`` takes ``log_prob`` with a free number of rows, and ``to_data`` of a flow."""
+    """``torch.export`` takes ``log_prob`` with a free number of rows."""
     p = s.trained()
-    x, c = points(s, p, 7)
-    calls: list[tuple[str, nn.Module, Tensor]] = [("log_prob", p, x)]
+    _exports(s, "log_prob", p, *points(s, p, 7))
+
+
+@law
+def to_data_exports(s: Subject) -> None:
+    """``torch.export`` takes ``to_data`` of a flow with a free number of rows."""
+    p = s.trained()
     if isinstance(p, Flow):
-        z = p.to_latent(x, c)[0].detach()
-        calls.append(("to_data", _ToData(p), z))
-    rows = torch.export.Dim("rows", min=2)
-    for name, module, first in calls:
-        args = (first,) if c is None else (first, c)
-        program = torch.export.export(module, args, dynamic_shapes=tuple({0: rows} for _ in args), strict=False)
-        more = tuple(torch.cat([a, a]) for a in args)
-        require_close(f"exported {name}", program.module()(*more), module(*more), s.tolerance.same)
+        x, c = points(s, p, 7)
+        _exports(s, "to_data", _ToData(p), p.to_latent(x, c)[0].detach(), c)
+
+
+def _exports(s: Subject, name: str, module: nn.Module, x: Tensor, c: Tensor | None) -> None:
+    rows, args = torch.export.Dim("rows", min=2), (x,) if c is None else (x, c)
+    program = torch.export.export(module, args, dynamic_shapes=tuple({0: rows} for _ in args), strict=False)
+    more = tuple(torch.cat([a, a]) for a in args)
+    require_close(f"exported {name}", program.module()(*more), module(*more), s.tolerance.same)
 
 
 class _ToData(nn.Module):
@@ -307,5 +313,6 @@ COSTLY_DENSITY_LAWS: tuple[Law, ...] = (
     density_double_backward,
     density_captures,
     density_exports,
+    to_data_exports,
 )
 """Laws that are slow, or that need float64; run once."""
