@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import bijectory as bj
+from bijectory.ops.shape import sum_event
 from bijectory.errors import ConfigError, ContextError, DtypeError, ShapeError
 from laws.cases import randomize
 
@@ -75,3 +76,12 @@ def test_an_empty_network_of_the_users_own_is_not_replaced():
     own = torch.nn.Sequential()
     assert bj.Coupling(bj.Shift(), [True, False], net=own).net is own
     assert bj.Elementwise(bj.Shift(), 3, context=3, net=own).net is own
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_log_determinants_are_summed_in_single_precision_at_least(dtype):
+    terms = torch.tensor([256.0, 1.0, 1.0, 1.0], dtype=dtype)
+    total = sum_event(terms, 1)
+    assert total.dtype == torch.float32
+    assert total.item() == 259.0  # 260 or 256 in bfloat16
+    assert sum_event(terms.double(), 1).dtype == torch.float64

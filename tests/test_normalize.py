@@ -49,6 +49,8 @@ def test_second_initialize_and_loading_change_nothing(layer):
     second.load_state_dict(first.state_dict())
     second.initialize(data() * 2 + 1)
     assert all(torch.equal(a, b) for a, b in zip(before, second.state_dict().values(), strict=True))
+    for a, b in zip(first(data()), second(data()), strict=True):  # what is not in the state would not have come along
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
