@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import bijectory as bj
-from bijectory.ops.shape import sum_event
 from bijectory.errors import ConfigError, ContextError, DtypeError, ShapeError
+from bijectory.ops.shape import sum_event
 from laws.cases import randomize
 
 
