@@ -63,6 +63,8 @@ def test_samples_are_levels_and_look_like_the_images(fitted):
     assert fitted.model.sample(0).shape == (0, 4, 4)
     cold = fitted.model.sample(300, temperature=0.3, seed=0)
     assert cold.astype(float).std(0).mean() < draws.astype(float).std(0).mean()
+    z = fitted.model.flow.base.sample(50, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(fitted.model.sample(50, temperature=0.3, seed=0), fitted.model.decode(0.3 * z))
     with pytest.raises(ConfigError, match="temperature"):
         fitted.model.sample(1, temperature=-1)
 

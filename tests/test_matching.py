@@ -217,6 +217,25 @@ def test_contexts_reach_field_base_and_embedding():
     assert flow.transform.field.net.layers[0].weight.grad is not None
 
 
+def test_the_field_sees_the_context_of_its_row():
+    """Rows that are their contexts, base at a point: the velocity is minus the context, and a field that says so has loss 0."""
+
+    class Minus(Field):
+        def __init__(self):
+            super().__init__()
+            self.event_shape, self.context, self.scale = (2,), 2, nn.Parameter(torch.ones(()))
+
+        def forward(self, t, z, c=None):
+            return -self.scale * c
+
+    flow = bj.Flow(bj.Continuous(Minus()), bj.DiagonalNormal(2))
+    with torch.no_grad():
+        flow.base.log_scale.fill_(-20.0)
+    rows = torch.randn(64, 2)
+    for objective in (bj.FlowMatching(), bj.FlowMatching(coupling=bj.ConditionalOptimalTransport())):
+        assert objective(flow, bj.Batch(rows, rows)) < 1e-6
+
+
 def test_events_of_any_shape():
     class Still(Field):
         def __init__(self):
