@@ -218,7 +218,7 @@ def test_contexts_reach_field_base_and_embedding():
 
 
 def test_the_field_sees_the_context_of_its_row():
-    """Rows that are their contexts, base at a point: the velocity is minus the context, and a field that says so has loss 0."""
+    """Where rows are their contexts and the base is a point, the velocity is minus the context: loss 0."""
 
     class Minus(Field):
         def __init__(self):
