@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-slow lint types docs bench clean
+.PHONY: setup demo test test-slow mutants lint types docs bench clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -17,6 +17,9 @@ test: setup
 
 test-slow: setup
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) -m slow
+
+mutants: setup
+	@$(RUN) benchmarks/mutants.py
 
 lint: setup
 	@$(RUN) -m ruff check .
