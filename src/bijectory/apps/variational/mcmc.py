@@ -89,7 +89,7 @@ def neutra(
     for t in range(warmup + draws):
         jitter = float(torch.empty(()).uniform_(0.8, 1.2, generator=generator))
         step = (rate.step if t < warmup else rate.final) * jitter
-        z, log_p, g, probability, bad = _hamiltonian(target, z, log_p, g, step, generator)
+        z, log_p, g, probability, bad = hamiltonian(target, z, log_p, g, step, generator)
         z, log_p, g = _global_move(target, flow, z, log_p, g, generator)
         if t < warmup:
             rate.update(float(probability.mean()))
@@ -151,7 +151,7 @@ class DualAveraging:
         self.step, self.final = math.exp(min(log_step, 1.0)), math.exp(min(self.mean, 1.0))
 
 
-def _hamiltonian(
+def hamiltonian(
     target: Latent, z: Tensor, log_p: Tensor, g: Tensor, step: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """One trajectory of every chain; state, probability of acceptance, and how many ran away."""
