@@ -16,6 +16,7 @@ References:
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -107,6 +108,13 @@ def _inside(start: Weighted, n: int, generator: torch.Generator) -> Tensor:
     return alive[torch.randint(len(alive), (n,), generator=generator)]
 
 
+class Target(Protocol):
+    """What Hamiltonian moves need of a log-density."""
+
+    def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``(n,)`` and gradients ``(n, width)``."""
+
+
 class Latent:
     """The target in latent space."""
 
@@ -152,7 +160,7 @@ class DualAveraging:
 
 
 def hamiltonian(
-    target: Latent, z: Tensor, log_p: Tensor, g: Tensor, step: float, generator: torch.Generator
+    target: Target, z: Tensor, log_p: Tensor, g: Tensor, step: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """One trajectory of every chain; state, probability of acceptance, and how many ran away."""
     momentum = torch.randn(z.shape, generator=generator, dtype=z.dtype)
