@@ -47,7 +47,8 @@ class Problem:
             check(callable(model), ConfigError, f"give a Posterior or a log-density, got {type(model).__name__}.")
             function = model
             if isinstance(model, Joint):
-                check(parameters is None, ConfigError, "a Joint declares its parameters; leave `parameters` out.")
+                same = parameters is None or parameters == model.parameters
+                check(same, ConfigError, "a Joint declares its parameters; leave `parameters` out.")
                 parameters = model.parameters
         message = 'declare the parameters: {"mu": "real", "tau": "positive"}, or a number.'
         check(parameters is not None, ConfigError, message)
