@@ -222,6 +222,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LU",
+    "QR",
     "Absolute",
     "ActNorm",
     "Affine",
@@ -283,7 +285,6 @@ __all__ = [
     "Inverse",
     "Inverted",
     "Joint",
-    "LU",
     "LeakyReLU",
     "LinearRational",
     "LinearSpline",
@@ -311,7 +312,6 @@ __all__ = [
     "Power",
     "PowerTails",
     "Prior",
-    "QR",
     "QuadraticSpline",
     "Radial",
     "RationalQuadratic",

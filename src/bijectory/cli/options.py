@@ -58,9 +58,7 @@ def bounds(words: Iterable[str] | None) -> dict[str, tuple[float, float]]:
     return found
 
 
-def values(
-    words: Iterable[str] | None, option: str = "--given", example: str = "COLUMN=VALUE"
-) -> dict[str, float]:
+def values(words: Iterable[str] | None, option: str = "--given", example: str = "COLUMN=VALUE") -> dict[str, float]:
     """``["a=1.5"] -> {"a": 1.5}``."""
     pairs = (pair(word, option, example) for word in words or ())
     return {name: number(value, option, example) for name, value in pairs}

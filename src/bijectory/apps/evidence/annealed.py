@@ -3,8 +3,8 @@ r"""Evidence by annealed importance sampling: from a normalised density to the p
 In the latent space of a flow, where its base :math:`q` is a standard normal and the posterior is
 :math:`\pi(z) = \tilde p(x(z))\,|\det\partial x/\partial z|`, particles pass through :math:`q^{1-\beta} \pi^\beta` for
 :math:`0 = \beta_0 < \dots < \beta_K = 1`. After each change of :math:`\beta` a Markov move that leaves the new density
-invariant follows; the weights :math:`w = \prod_k (\pi/q)^{\beta_k - \beta_{k-1}}` have the mean :math:`Z` exactly, whether or
-not the moves mix. Ladder and step sizes are found by pilot particles (a sequential Monte-Carlo run) and then held fixed for
+invariant follows; the weights :math:`w = \prod_k (\pi/q)^{\beta_k - \beta_{k-1}}` have the mean :math:`Z` exactly,
+whether or not the moves mix. Ladder and step sizes are found by pilot particles (a sequential Monte-Carlo run) and then held fixed for
 fresh ones: adaptation would cost that exactness.
 
 References:
@@ -219,9 +219,7 @@ def _anneal(
     return torch.where(weights.isnan(), -math.inf, weights), accepted / max(1, len(ladder) - 1)
 
 
-def _move(
-    path: Tempered, z: Tensor, step: float, moves: Moves, generator: torch.Generator
-) -> tuple[Tensor, float]:
+def _move(path: Tempered, z: Tensor, step: float, moves: Moves, generator: torch.Generator) -> tuple[Tensor, float]:
     """One Hamiltonian trajectory, or five Metropolis steps, at the present temperature."""
     if moves == "hamiltonian":
         jitter = float(torch.empty(()).uniform_(0.8, 1.2, generator=generator))
@@ -237,4 +235,3 @@ def _move(
         z, value = torch.where(accept.unsqueeze(-1), new, z), torch.where(accept, proposed, value)
         total += float(gain.clamp(max=0).exp().mean())
     return z, total / RANDOM_STEPS
-

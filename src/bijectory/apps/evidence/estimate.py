@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from bijectory.errors import check
-from bijectory.errors import ConfigError
+from bijectory.errors import ConfigError, check
 
 METHODS = ("importance", "bridge", "harmonic", "annealed")
 LARGEST_SE = 0.5  # nats; beyond, the normal approximation of the error of a logarithm is none

@@ -36,9 +36,9 @@ def evidence(
 ) -> Evidence:
     """Evidence of a model by every estimator that applies, with standard errors, and whether they agree.
 
-    A log-density is first fitted by ``fit_posterior``. Posterior draws for the bridge and the harmonic mean are those that are
-    given, else those of the posterior's chains, else of chains that are run here; each of the two estimators gets every
-    other chain, so that all estimates are independent of each other given the flow.
+    A log-density is first fitted by ``fit_posterior``. Posterior draws for the bridge and the harmonic mean are those that
+    are given, else those of the posterior's chains, else of chains that are run here; each of the two estimators gets
+    every other chain, so that all estimates are independent of each other given the flow.
 
     Args:
         model: A fitted ``Posterior``, a log-density or a ``Joint``; with all its constants, priors normalised.

@@ -51,7 +51,8 @@ def harmonic_evidence(
     .. math:: \hat\rho = \frac1N \sum_i \frac{\varphi_T(x_i)}{\tilde p(x_i)}, \qquad \log\hat Z = -\log\hat\rho
 
     The standard error is from the means of blocks: whole chains, cut where a chain is at least 20 autocorrelation times
-    long. Diagnostics are the kurtosis of the block means, the relative standard deviation of their variance, and the Pareto shape of the ratios.
+    long. Diagnostics are the kurtosis of the block means, the relative standard deviation of their variance (of variance
+    :math:`(\kappa - 1 + 2/(n-1))/n`), and the Pareto shape of the ratios.
 
     Args:
         log_density: Unnormalised log-density, rows ``(n, width)`` to ``(n,)``, or a ``Joint``. No gradient is needed.

@@ -68,7 +68,10 @@ def importance_evidence(
         float(se),
         {"khat": khat, "ess": ess, "draws": float(draws)},
         [
-            (khat > limit, f"Pareto k {khat:.2f} above {limit:.2f}: the proposal is too narrow; train longer or richer"),
+            (
+                khat > limit,
+                f"Pareto k {khat:.2f} above {limit:.2f}: the proposal is too narrow; train longer or richer",
+            ),
             (ess < MIN_ESS, f"{ess:.0f} effective draws of {draws}, fewer than {MIN_ESS:.0f}"),
         ],
         warn=warn,

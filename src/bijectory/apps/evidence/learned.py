@@ -36,7 +36,9 @@ def learn_density(draws: NDArray[np.float64], density: UnnormalizedDensity, *, s
     check(int(info) == 0, DataError, "the draws have a singular covariance; leave out columns that do not vary.")
     with isolated(seed):
         inner = nsf(width, **SMALL).double()
-        flow = Flow(Chain(density.parameters.unconstrain(), Whiten(width, u.mean(0), root), inner.transform), inner.base)
+        flow = Flow(
+            Chain(density.parameters.unconstrain(), Whiten(width, u.mean(0), root), inner.transform), inner.base
+        )
         flow = flow.double()
         per_epoch = max(1, round(0.85 * len(x) / BATCH))
         config = FitConfig(

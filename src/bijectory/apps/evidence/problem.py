@@ -55,7 +55,9 @@ class Problem:
         declared = Parameters.declare(parameters)
         if flow is not None:
             got = tuple(flow.event_shape)
-            check(got == (declared.width,), ConfigError, f"the flow has events {got}, the model {declared.width} columns.")
+            check(
+                got == (declared.width,), ConfigError, f"the flow has events {got}, the model {declared.width} columns."
+            )
         return cls(UnnormalizedDensity(function, declared), flow)
 
     @property
@@ -112,7 +114,9 @@ def read_draws(draws: Any, parameters: Parameters) -> NDArray[np.float64]:
     x = draws.detach().cpu().double().numpy() if isinstance(draws, Tensor) else np.asarray(draws, dtype=np.float64)
     x = x[None] if x.ndim == 2 else x
     ok = x.ndim == 3 and x.shape[-1] == len(names)
-    message = f"draws have shape {x.shape}, expected (chains, n, {len(names)}) or (n, {len(names)}): {', '.join(names)}."
+    message = (
+        f"draws have shape {x.shape}, expected (chains, n, {len(names)}) or (n, {len(names)}): {', '.join(names)}."
+    )
     check(ok, ShapeError, message)
     check(x.shape[1] >= MIN_DRAWS, DataError, f"there are {x.shape[1]} draws in a chain; give at least {MIN_DRAWS}.")
     bad = int((~np.isfinite(x)).sum())

@@ -1,8 +1,8 @@
 r"""One verdict from several estimates: do they agree, and which one is recommended?
 
 The estimates are made from draws of their own, so that for honest standard errors
-:math:`\chi^2 = \sum_i (\log\hat Z_i - \bar{\log Z})^2 / \sigma_i^2` with the weighted mean has one degree of freedom less than
-there are estimates. They fail in different ways: importance sampling and annealing see what the flow sees, the harmonic
+:math:`\chi^2 = \sum_i (\log\hat Z_i - \bar{\log Z})^2 / \sigma_i^2` with the weighted mean has one degree of freedom less
+than there are estimates. They fail in different ways: importance sampling and annealing see what the flow sees, the harmonic
 mean what the draws see, and the bridge needs both to overlap. So agreement means something, though not everything: a mode
 that neither the flow nor the draws have ever met is missed by all.
 """
@@ -57,7 +57,7 @@ class Evidence:
 
     @property
     def state(self) -> str:
-        """ "trusted", "disagree" or "unreliable".
+        """One of "trusted", "disagree" and "unreliable".
 
         Trusted: at least two estimates are reliable (or the only one that was asked for), they agree (chi-square test at
         0.1 %), and no note speaks against them.
@@ -130,12 +130,14 @@ class Evidence:
                 f"(chi-square {chi2:.1f}, p = {p:.2g})"
             )
         if self.state == "trusted":
-            return f"trusted: log Z = {best.log_z:.4f} ± {best.se:.2g} nats ({best.method}); no second estimate to compare"
+            return (
+                f"trusted: log Z = {best.log_z:.4f} ± {best.se:.2g} nats ({best.method}); no second estimate to compare"
+            )
         if self.state == "disagree":
             low, high = (f(e.log_z for e in self.reliable) for f in (min, max))
             return (
-                f"disagree: {good} estimates lie between {low:.3f} and {high:.3f} nats (chi-square {chi2:.1f}, p = {p:.1g}); "
-                f"{ADVICE['disagree']}"
+                f"disagree: {good} estimates lie between {low:.3f} and {high:.3f} nats (chi-square {chi2:.1f}, "
+                f"p = {p:.1g}); {ADVICE['disagree']}"
             )
         why = "; ".join(self.notes) or f"{good} of {len(self.estimates)} estimates are reliable"
         return f"unreliable: {why}; {ADVICE['unreliable']}"
