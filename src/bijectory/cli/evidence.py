@@ -21,7 +21,7 @@ def evidence(
     method: Annotated[Words, Option(metavar=METHODS, help="Estimators; all by default.")] = None,
     draws: Annotated[int, Option("-n", min=100, help="Draws of the flow.")] = 10_000,
     particles: Annotated[int, Option(min=100, help="Particles of annealed importance sampling.")] = 1024,
-    temperature: Annotated[float, Option(help="Of the learned harmonic mean, in (0, 1].")] = 0.8,
+    temperature: Annotated[float | None, Option(help="Of the learned harmonic mean, in (0, 1].")] = None,
     recipe: Annotated[str, Option(help="Architecture, see `bijectory list`.")] = "nsf",
     set_: Annotated[Words, Option("--set", metavar="NAME=VALUE", help="Argument of the recipe: layers=8.")] = None,
     epochs: Annotated[int | None, Option(min=1, help="Epochs of 25 steps.")] = None,

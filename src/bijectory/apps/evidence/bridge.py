@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bijectory.apps.evidence.estimate import MIN_ESS, RHAT_LIMIT, EvidenceEstimate, judged
@@ -29,6 +30,7 @@ from bijectory.densities import Flow
 from bijectory.errors import ConfigError, ConvergenceError, check
 
 ROUNDS, TOLERANCE = 1000, 1e-10
+MIN_CHAINS = 4  # fewer tell nothing about their spread
 MIN_OVERLAP = 50.0  # effective number of draws in the region where both densities count
 
 
@@ -49,7 +51,8 @@ def bridge_evidence(
 
     in logarithms, with :math:`s_1 \propto` the effective number of posterior draws. The squared standard error of
     :math:`\log\hat Z` is the relative mean-squared error :math:`\frac{V_q[f_1]}{N_2 E_q[f_1]^2} + \frac{V_p[f_2]}
-    {\mathrm{ESS}(f_2) E_p[f_2]^2}`, where the ESS takes in the autocorrelation of the draws and the spread between chains.
+    {\mathrm{ESS}(f_2) E_p[f_2]^2}`, where the ESS takes in the autocorrelation of the draws; the second term is not taken
+    smaller than the spread of the means of four or more chains says.
 
     Args:
         model: A fitted ``Posterior``; or a log-density (or ``Joint``), with ``flow`` or without.
@@ -98,8 +101,7 @@ def bridge_evidence(
     low, high = math.log(share), math.log1p(-share)
     f1 = (l2 - log_z - torch.logaddexp(low + l2 - log_z, torch.full_like(l2, high))).exp()
     f2 = (-torch.logaddexp(low + l1 - log_z, torch.full_like(l1, high))).exp()
-    f2_ess = float(ess(f2.reshape(chains.shape[:2]).numpy(), "mean")) if bool(f2.std() > 0) else float(len(f2))
-    squared = _relative(f1) / len(f1) + _relative(f2) / f2_ess
+    squared = _relative(f1) / len(f1) + _chain_variance(f2.reshape(chains.shape[:2]).numpy())
     overlap = tuple(len(f) / (1 + _relative(f)) for f in (f2, f1))
     mixed = float(np.nanmax(rhat(chains)))
     return judged(
@@ -142,6 +144,18 @@ def _fixed_point(l1: Tensor, l2: Tensor, share: float) -> tuple[float, int]:
         "proposal and posterior draws hardly overlap. Train the proposal longer or take a richer recipe, take more draws, "
         "and check that the draws belong to this log-density."
     )
+
+
+def _chain_variance(f: NDArray[np.float64]) -> float:
+    """Squared relative error of the mean of ``(chains, n)``: by the ESS, and not less than by the means of the chains.
+
+    A chain that is stuck for a while moves its mean by more than the autocorrelation of the others lets expect.
+    """
+    if f.std() <= 1e-9 * f.mean():
+        return 0.0
+    within = float(f.var(ddof=1) / min(float(ess(f, "mean")), f.size))
+    between = float(f.mean(1).var(ddof=1) / len(f)) if len(f) >= MIN_CHAINS else 0.0
+    return max(within, between) / float(f.mean()) ** 2
 
 
 def _relative(f: Tensor) -> float:

@@ -16,7 +16,7 @@ from bijectory.densities import StandardNormal
 from bijectory.errors import ConfigError, FlowError, check
 
 CHAINS, DRAWS, THIN, WARMUP = 32, 200, 3, 100
-EVEN = 0.5  # effective share of the flow's draws with which independence chains move well
+EVEN = 0.25  # effective share of the flow's draws with which independence chains move well
 HEAVY = 1.0  # Pareto shape of weights without a mean: no chain that starts from the flow makes up for that
 
 
@@ -28,7 +28,7 @@ def evidence(
     methods: Sequence[str] = METHODS,
     draws: int = 10_000,
     particles: int = 1024,
-    temperature: float = 0.8,
+    temperature: float | None = None,
     name: str = "model",
     seed: int = 0,
     warn: bool = True,
@@ -48,7 +48,7 @@ def evidence(
         methods: Which estimators.
         draws: Draws of the flow for importance sampling, and for the bridge.
         particles: Particles of annealed importance sampling.
-        temperature: Of the learned harmonic mean.
+        temperature: Of the learned harmonic mean, see ``harmonic_evidence``.
         name: Of the model, for people.
         seed: Of everything random.
         warn: Warn where the evidence is not to be trusted.

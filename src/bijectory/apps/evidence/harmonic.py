@@ -4,8 +4,9 @@ For any normalised density :math:`\varphi`, :math:`E_p[\varphi / \tilde p] = 1/Z
 for :math:`\varphi` and has infinite variance wherever the prior is wider than the posterior. Here :math:`\varphi` is a flow
 learned from the draws whose base is narrowed to the temperature :math:`T < 1`,
 :math:`\varphi_T(x) = N(z(x); 0, T\,I)\,|\det \partial z/\partial x|`, so that it lies inside the posterior and the ratio is
-bounded in the tails. With :math:`\varphi_1 = p` its relative variance is :math:`(1 - (1-T)^2)^{-d/2} - 1`: 4 % at
-:math:`T = 0.8` and :math:`d = 2`, 66 % at :math:`d = 25`.
+bounded in the tails. With :math:`\varphi_1 = p` the relative variance of the ratio is :math:`(1 - (1-T)^2)^{-d/2} - 1`. By
+default :math:`T` makes that 2, the price for staying away from the tails, where a flow knows least: 0.18 in two
+dimensions, 0.40 in five, 0.56 in ten, 0.79 in fifty.
 
 References:
     Machine learning assisted Bayesian model comparison: learnt harmonic mean estimator, McEwen, Wallis, Price,
@@ -33,6 +34,8 @@ from bijectory.densities import Flow, StandardNormal
 from bijectory.errors import ConfigError, check
 
 BLOCKS, LENGTH, MIN_BLOCKS = 32, 10, 8  # blocks aimed at, their least length in autocorrelation times, fewest blocks
+SPREAD = 2.0  # relative variance of the ratios that the default temperature accepts
+CONSTANT = 1e-9  # relative spread of ratios that are equal but for rounding
 KURTOSIS = 9.0  # of the block means; that of a normal is 3
 
 
@@ -42,7 +45,7 @@ def harmonic_evidence(
     parameters: Any = None,
     *,
     flow: Flow | None = None,
-    temperature: float = 0.8,
+    temperature: float | None = None,
     seed: int = 0,
     warn: bool = True,
 ) -> EvidenceEstimate:
@@ -61,7 +64,8 @@ def harmonic_evidence(
         parameters: Declaration as in ``fit_posterior``.
         flow: The learned density, fitted to other draws than these. By default one is learned from half of them (every
             other chain) and the other half makes the estimate.
-        temperature: Variance of the base of the learned density, in (0, 1].
+        temperature: Variance of the base of the learned density, in (0, 1]; None: the one that makes the relative variance
+            of the ratios of a perfect flow 2 (1 where the base is no standard normal).
         seed: Of the learning.
         warn: Warn where the estimate cannot be trusted.
 
@@ -86,18 +90,21 @@ def harmonic_evidence(
         >>> round(harmonic_evidence(lambda x: -0.5 * x[:, 0] ** 2, x, 1, flow=flow).log_z, 1)  # log sqrt(2 pi)
         0.9
     """
-    check(0 < temperature <= 1, ConfigError, f"temperature must lie in (0, 1], got {temperature!r}.")
+    ok = temperature is None or 0 < temperature <= 1
+    check(ok, ConfigError, f"temperature must lie in (0, 1], got {temperature!r}.")
     problem = Problem.of(log_density, parameters, flow)
     chains = read_draws(samples, problem.density.parameters)
     learned = problem.flow
     if learned is None:
         known, chains = halves(chains)
         learned = learn_density(known, problem.density, seed=seed)
+    if temperature is None:
+        temperature = cool(problem.density.parameters.width) if isinstance(learned.base, StandardNormal) else 1.0
     x = torch.from_numpy(chains).reshape(-1, chains.shape[-1])
     ratios = _log_learned(learned, x, temperature) - problem.log_density(chains)
     log_rho = log_mean_exp(ratios)
     relative = (ratios - log_rho).exp().reshape(chains.shape[:2]).numpy()
-    varies = bool(relative.std() > 0)
+    varies = bool(relative.std() > CONSTANT)
     worth = min(float(ess(relative, "mean")), float(relative.size)) if varies else float(relative.size)
     blocks = _blocks(relative, worth)
     n = len(blocks)
@@ -137,6 +144,11 @@ def harmonic_evidence(
         ],
         warn=warn,
     )
+
+
+def cool(width: int) -> float:
+    """Temperature at which the ratios of a perfect flow have the relative variance 2."""
+    return 1 - math.sqrt(1 - (1 + SPREAD) ** (-2 / width))
 
 
 @torch.no_grad()

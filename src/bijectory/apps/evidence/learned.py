@@ -13,7 +13,7 @@ from bijectory.training.rng import isolated
 from bijectory.transforms import Chain, Whiten
 
 SMALL = {"hidden": (32, 32), "layers": 3}
-STEPS, BATCH, EPOCHS = 400, 256, 100
+STEPS, BATCH, EPOCHS = 250, 256, 100
 
 
 def learn_density(draws: NDArray[np.float64], density: UnnormalizedDensity, *, seed: int = 0) -> Flow:
