@@ -4,8 +4,8 @@ In the latent space of a flow, where its base :math:`q` is a standard normal and
 :math:`\pi(z) = \tilde p(x(z))\,|\det\partial x/\partial z|`, particles pass through :math:`q^{1-\beta} \pi^\beta` for
 :math:`0 = \beta_0 < \dots < \beta_K = 1`. After each change of :math:`\beta` a Markov move that leaves the new density
 invariant follows; the weights :math:`w = \prod_k (\pi/q)^{\beta_k - \beta_{k-1}}` have the mean :math:`Z` exactly,
-whether or not the moves mix. Ladder and step sizes are found by pilot particles (a sequential Monte-Carlo run) and then held fixed for
-fresh ones: adaptation would cost that exactness.
+whether or not the moves mix. Ladder and step sizes are found by pilot particles (a sequential Monte-Carlo
+run) and then held fixed for fresh ones: adaptation would cost that exactness.
 
 References:
     Annealed importance sampling, Neal 2001, Statistics and Computing 11, arXiv:physics/9803008, eq. 1-11.

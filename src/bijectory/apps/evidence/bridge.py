@@ -2,8 +2,8 @@ r"""Evidence by bridge sampling: draws of the posterior and draws of a proposal 
 
 For any function :math:`h`, :math:`Z = E_q[\tilde p\,h] / E_p[q\,h]`. The best is
 :math:`h = (s_1 \tilde p + s_2 Z q)^{-1}` with the shares :math:`s_1, s_2` of the two sets of draws, which contains the
-unknown :math:`Z`: a fixed point. Both integrands are bounded, by :math:`1/s_1` and :math:`1/s_2`, so that neither a proposal that
-is too narrow nor one that is too wide ruins the estimate; what counts is that the two overlap.
+unknown :math:`Z`: a fixed point. Both integrands are bounded, by :math:`1/s_1` and :math:`1/s_2`, so that neither a proposal
+that is too narrow nor one that is too wide ruins the estimate; what counts is that the two overlap.
 
 References:
     Simulating ratios of normalizing constants via a simple identity, Meng, Wong 1996, Statistica Sinica 6, eq. 4.1.

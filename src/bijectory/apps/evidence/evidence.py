@@ -71,6 +71,8 @@ def evidence(
     """
     unknown = sorted(set(methods) - set(METHODS))
     check(not unknown and len(methods) > 0, ConfigError, f"there is no estimator {unknown}; use {', '.join(METHODS)}.")
+    ok = temperature is None or 0 < temperature <= 1
+    check(ok, ConfigError, f"temperature must lie in (0, 1], got {temperature!r}.")
     if isinstance(model, Posterior):
         check(not fitting, ConfigError, f"the posterior is fitted; leave out {', '.join(fitting)}.")
         Problem.of(model, parameters)

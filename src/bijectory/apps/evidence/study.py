@@ -12,7 +12,7 @@ import pandas as pd
 from bijectory.apps.evidence.evidence import evidence
 from bijectory.apps.evidence.models import ModelComparison, compare_models
 from bijectory.apps.evidence.verdict import Evidence
-from bijectory.apps.variational import fit_posterior, read_model
+from bijectory.apps.variational import read_model
 from bijectory.errors import ConfigError, ConvergenceError, check
 from bijectory.io.fs import atomic_write
 
@@ -100,8 +100,8 @@ def study_evidence(
     read = [read_model(m) for m in models]  # all of them, before the first takes its time
     found = []
     for name, (density, parameters) in zip(names, read, strict=True):
-        posterior = fit_posterior(density, parameters, seed=seed, warn=False, **(fitting or {}))
-        found.append(evidence(posterior, samples=samples, name=name, seed=seed, warn=False, **words))
+        settings = {**words, **(fitting or {})}
+        found.append(evidence(density, parameters, samples=samples, name=name, seed=seed, warn=False, **settings))
     return EvidenceStudy(tuple(found), compare_models(found, odds=odds, warn=False) if len(found) > 1 else None)
 
 
