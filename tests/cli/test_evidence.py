@@ -48,7 +48,8 @@ def test_two_models_a_preference_and_a_run(cli, models, tmp_path):
     again = cli("evidence", *models, "-o", out, *FAST)
     assert again.code == 2
     assert "--overwrite" in again.err
-    turned = cli("evidence", *models, "-o", out, "--overwrite", "--no-report", "--json", "--odds", "wide=1e6", *FAST)
+    words = ("--no-report", "--json", "--odds", "wide=1e6", *QUICK, "--method", "importance")
+    turned = cli("evidence", *models, "-o", out, "--overwrite", *words)
     assert turned.code == 0, turned.err
     assert json.loads(turned.out)["comparison"]["preferred"] == "wide"
 

@@ -12,7 +12,7 @@ from bijectory.training import FitConfig, fit
 from bijectory.training.rng import isolated
 from bijectory.transforms import Chain, Whiten
 
-SMALL = {"hidden": (32, 32), "layers": 3}
+HIDDEN, LAYERS = (32, 32), 3
 STEPS, BATCH, EPOCHS = 250, 256, 100
 
 
@@ -35,7 +35,7 @@ def learn_density(draws: NDArray[np.float64], density: UnnormalizedDensity, *, s
     root, info = torch.linalg.cholesky_ex(torch.cov(u.mT).reshape(width, width))
     check(int(info) == 0, DataError, "the draws have a singular covariance; leave out columns that do not vary.")
     with isolated(seed):
-        inner = nsf(width, **SMALL).double()
+        inner = nsf(width, hidden=HIDDEN, layers=LAYERS).double()
         flow = Flow(
             Chain(density.parameters.unconstrain(), Whiten(width, u.mean(0), root), inner.transform), inner.base
         )
