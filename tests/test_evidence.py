@@ -36,6 +36,8 @@ from bijectory.apps.evidence.problem import Problem, halves, read_draws
 from bijectory.apps.variational import Parameters
 from bijectory.apps.variational.proposal import draw, log_mixture
 from bijectory.errors import ConfigError, ConvergenceError, DataError, DomainError, NonFiniteError, ShapeError
+from bijectory.report import write_evidence_report
+from bijectory.report.evidence_run import evidence_verdicts
 
 F64 = torch.float64
 ROOT = torch.tensor([[2.0, 0.0], [1.5, 0.5]], dtype=F64)
@@ -508,8 +510,8 @@ def test_what_is_refused(near, posterior):
         importance_evidence(gaussian, 2, flow=near, draws=3)
     with pytest.raises(ConfigError, match="temperature"):
         harmonic_evidence(gaussian, x, 2, flow=near, temperature=0.0)
+    student = bj.Flow(bj.Chain(), bj.StudentT(1)).double()
     with pytest.raises(ConfigError, match="temperature=1"):
-        student = bj.Flow(bj.Chain(), bj.StudentT(1)).double()
         harmonic_evidence(two_modes, two_mode_draws(), 1, flow=student, temperature=0.5)
     with pytest.raises(DomainError, match="no draws of this density"):
         bridge_evidence(lambda x: torch.where(x[:, 0] > 0, -x[:, 0], -torch.inf), x, 2, flow=near)
@@ -543,3 +545,23 @@ def test_a_joint_is_a_model_and_studies_are_stored(tmp_path):
     flow = bj.Flow(bj.Chain(bj.Whiten(1, [0.8], [[0.9]])), bj.StandardNormal(1)).double()
     found = importance_evidence(joint, flow=flow)
     assert abs(found.log_z - Normal(0.0, math.sqrt(5)).log_prob(torch.tensor(1.0)).item()) < 3 * found.se
+
+
+def test_the_report_shows_what_speaks_against_an_evidence(tmp_path):
+    failed = estimate("harmonic", math.nan, math.nan, ("too few draws",))
+    shaky = Evidence((estimate(problems=("Pareto k 1.20",), khat=1.2, ess=30.0), failed), ("misses 1 modes",), "B")
+    models = {"A": Evidence((estimate(), estimate("bridge"))), "B": shaky}
+    study = EvidenceStudy(tuple(models.values()), compare_models(models, warn=False))
+    page = write_evidence_report(tmp_path, study).read_text()
+    for word in (
+        "no model can be preferred",
+        "Pareto k 1.20",
+        "too few draws",
+        "misses 1 modes",
+        "failed",
+        "data:image/png",
+    ):
+        assert word in page
+    assert [v.light for v in evidence_verdicts(study)] == ["bad", "good", "bad"]
+    lost = EvidenceStudy((Evidence((failed,)),), None)
+    assert "unreliable" in write_evidence_report(tmp_path, lost).read_text()
