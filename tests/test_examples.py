@@ -67,3 +67,14 @@ def test_a_continuous_flow_is_matched_polished_and_distilled(capsys, monkeypatch
     assert 0 <= found["divergence"] < 0.1
     assert found["speedup"] > 1.5
     assert "evaluations a row" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # twenty seconds of one core
+def test_evidences_of_linear_models_are_those_of_the_closed_form(capsys, monkeypatch):
+    names = ("weight and lipids", "weight, lipids, pressure")
+    comparison, exact = load("evidence", monkeypatch).main(epochs=4, models=names)
+    assert comparison.preferred == "weight, lipids, pressure"
+    for found in comparison.evidences:
+        for e in found.reliable:
+            assert abs(e.log_z - exact[found.name]) < 4 * e.se + 1e-3
+    assert "exact probabilities" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from bijectory.cli.compare import compare
 from bijectory.cli.demo import demo
 from bijectory.cli.distill import distill
 from bijectory.cli.doctor import doctor
+from bijectory.cli.evidence import evidence
 from bijectory.cli.fit import fit
 from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
@@ -57,6 +58,7 @@ for verb in (
     distill,
     solver,
     infer,
+    evidence,
     anomaly,
     compare,
     sbi,

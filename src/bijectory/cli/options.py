@@ -58,10 +58,10 @@ def bounds(words: Iterable[str] | None) -> dict[str, tuple[float, float]]:
     return found
 
 
-def values(words: Iterable[str] | None) -> dict[str, float]:
+def values(words: Iterable[str] | None, option: str = "--given", example: str = "COLUMN=VALUE") -> dict[str, float]:
     """``["a=1.5"] -> {"a": 1.5}``."""
-    pairs = (pair(word, "--given", "COLUMN=VALUE") for word in words or ())
-    return {name: number(value, "--given", "COLUMN=VALUE") for name, value in pairs}
+    pairs = (pair(word, option, example) for word in words or ())
+    return {name: number(value, option, example) for name, value in pairs}
 
 
 def settings(words: Iterable[str] | None) -> dict[str, Any]:
@@ -116,15 +116,20 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     check(ours, ConfigError, f"--overwrite: {out} is not empty and not a run folder; name another folder.")
 
 
-def claim_study(out: Path, *, overwrite: bool) -> None:
-    """Make sure that a study may be written to ``out``."""
+def claim_study(out: Path, *, overwrite: bool, record: str = "study.json", verb: str = "sbi") -> None:
+    """Make sure that a study may be written to ``out``: a new or empty folder, or one with the record of that verb."""
     check(not out.exists() or out.is_dir(), ConfigError, f"--out {out} is a file; name a folder.")
     empty = not out.exists() or not any(out.iterdir())
     check(
         empty or overwrite, ConfigError, f"--out {out} is not empty; replace the run with --overwrite, or name another."
     )
-    ours = empty or (out / "study.json").exists()
-    check(ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory sbi`; name another folder.")
+    ours = empty or (out / record).exists()
+    check(ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory {verb}`; name another folder.")
+
+
+def claim_evidence(out: Path, *, overwrite: bool) -> None:
+    """Make sure that a comparison of models may be written to ``out``."""
+    claim_study(out, overwrite=overwrite, record="evidence.json", verb="evidence")
 
 
 def claim_demo(out: Path) -> None:

@@ -1,6 +1,7 @@
 """One self-contained HTML file that says whether a fitted density can be trusted, and shows why."""
 
 from bijectory.report.content import Content, scores, verdicts
+from bijectory.report.evidence_run import write_evidence_report
 from bijectory.report.image_content import ImageContent
 from bijectory.report.image_run import read_image_run
 from bijectory.report.run import read_run, write_report
@@ -13,6 +14,7 @@ __all__ = [
     "read_run",
     "scores",
     "verdicts",
+    "write_evidence_report",
     "write_report",
     "write_sbi_report",
 ]

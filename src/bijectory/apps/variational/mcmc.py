@@ -16,6 +16,7 @@ References:
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def neutra(
     for t in range(warmup + draws):
         jitter = float(torch.empty(()).uniform_(0.8, 1.2, generator=generator))
         step = (rate.step if t < warmup else rate.final) * jitter
-        z, log_p, g, probability, bad = _hamiltonian(target, z, log_p, g, step, generator)
+        z, log_p, g, probability, bad = hamiltonian(target, z, log_p, g, step, generator)
         z, log_p, g = _global_move(target, flow, z, log_p, g, generator)
         if t < warmup:
             rate.update(float(probability.mean()))
@@ -105,6 +106,13 @@ def _inside(start: Weighted, n: int, generator: torch.Generator) -> Tensor:
     """Draws of the flow, unweighted, where the target is not zero."""
     alive = start.weights.log_ratios.isfinite().nonzero().flatten()
     return alive[torch.randint(len(alive), (n,), generator=generator)]
+
+
+class Target(Protocol):
+    """What Hamiltonian moves need of a log-density."""
+
+    def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``(n,)`` and gradients ``(n, width)``."""
 
 
 class Latent:
@@ -151,8 +159,8 @@ class DualAveraging:
         self.step, self.final = math.exp(min(log_step, 1.0)), math.exp(min(self.mean, 1.0))
 
 
-def _hamiltonian(
-    target: Latent, z: Tensor, log_p: Tensor, g: Tensor, step: float, generator: torch.Generator
+def hamiltonian(
+    target: Target, z: Tensor, log_p: Tensor, g: Tensor, step: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """One trajectory of every chain; state, probability of acceptance, and how many ran away."""
     momentum = torch.randn(z.shape, generator=generator, dtype=z.dtype)

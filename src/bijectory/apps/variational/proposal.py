@@ -45,15 +45,30 @@ class Drawn:
 def draw(flow: Flow, n: int, generator: torch.Generator) -> Drawn:
     """Independent draws of the defensive mixture; of the flow alone where its base is not a standard normal."""
     z = flow.base.sample(n, generator=generator)
-    log_base = flow.base.log_prob(z)
     own = torch.ones(n, dtype=torch.bool)
-    log_mixture = log_base
     if isinstance(flow.base, StandardNormal):
-        wide = StudentT(z.shape[-1], dof=DOF, learn=False).to(z)
         own = torch.rand(n, generator=generator, dtype=torch.float64) >= SHARE
-        z = torch.where(own.unsqueeze(-1), z, wide.sample(n, generator=generator))
-        log_base = flow.base.log_prob(z)
-        parts = torch.stack([log_base + math.log1p(-SHARE), wide.log_prob(z) + math.log(SHARE)])
-        log_mixture = parts.logsumexp(0)
+        z = torch.where(own.unsqueeze(-1), z, _wide(z).sample(n, generator=generator))
+    log_base, log_mixture = _latent(flow, z)
     x, ladj = flow.to_data(z)
     return Drawn(x, log_mixture - ladj, log_base - ladj, own)
+
+
+@torch.no_grad()
+def log_mixture(flow: Flow, x: Tensor) -> Tensor:
+    """Log-density of what ``draw`` draws at any rows ``(n, width)``: ``(n,)``."""
+    z, ladj = flow.to_latent(x)
+    return _latent(flow, z)[1] + ladj
+
+
+def _wide(z: Tensor) -> StudentT:
+    return StudentT(z.shape[-1], dof=DOF, learn=False).to(z)
+
+
+def _latent(flow: Flow, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-densities of latents under the base and under the mixture."""
+    log_base = flow.base.log_prob(z)
+    if not isinstance(flow.base, StandardNormal):
+        return log_base, log_base
+    parts = torch.stack([log_base + math.log1p(-SHARE), _wide(z).log_prob(z) + math.log(SHARE)])
+    return log_base, parts.logsumexp(0)
