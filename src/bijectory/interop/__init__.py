@@ -1,0 +1,25 @@
+"""Borders: torch.distributions both ways, samplers, ArviZ, Pyro, sbi, weights of zuko and nflows."""
+
+import importlib
+from types import ModuleType
+
+from bijectory.interop.distributions import FlowTransform, TorchDensity, TorchTransform, as_density, kl_divergence
+from bijectory.interop.samplers import log_prob_function, prior_transform
+
+__all__ = [
+    "FlowTransform",
+    "TorchDensity",
+    "TorchTransform",
+    "as_density",
+    "kl_divergence",
+    "log_prob_function",
+    "prior_transform",
+]
+
+_NEED_EXTRAS = ("pyro", "sbi")  # imported on first use: their classes derive from those of the extra
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _NEED_EXTRAS:
+        return importlib.import_module(f"bijectory.interop.{name}")
+    raise AttributeError(f"module 'bijectory.interop' has no attribute {name!r}")
