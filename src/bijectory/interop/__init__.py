@@ -3,6 +3,7 @@
 import importlib
 from types import ModuleType
 
+from bijectory.interop.datatree import save_netcdf, to_datatree
 from bijectory.interop.distributions import FlowTransform, TorchDensity, TorchTransform, as_density, kl_divergence
 from bijectory.interop.samplers import log_prob_function, prior_transform
 
@@ -14,6 +15,8 @@ __all__ = [
     "kl_divergence",
     "log_prob_function",
     "prior_transform",
+    "save_netcdf",
+    "to_datatree",
 ]
 
 _NEED_EXTRAS = ("pyro", "sbi")  # imported on first use: their classes derive from those of the extra
