@@ -68,7 +68,7 @@ def test_chains_through_a_file_into_arviz(fitted, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*ArviZ is undergoing a major refactor")
         az = pytest.importorskip("arviz")
-    polished = fitted.polish(chains=4, draws=300, warmup=30)
+    polished = fitted.polish("independence", chains=4, draws=300, thin=1)
     tree = to_datatree(polished)
     path = save_netcdf(tree, tmp_path / "p.nc")
     assert [p.name for p in tmp_path.iterdir()] == ["p.nc"]
@@ -77,12 +77,12 @@ def test_chains_through_a_file_into_arviz(fitted, tmp_path):
     assert list(summary.index) == ["mu", "sigma", "theta[0]", "theta[1]", "theta[2]"]
     table = polished.table("chains")
     np.testing.assert_allclose(summary["mean"], table["mean"], rtol=1e-6)
-    np.testing.assert_allclose(summary["ess_bulk"], table["ess_bulk"], rtol=0.02)
+    np.testing.assert_allclose(summary["ess_bulk"], table["ess_bulk"], rtol=0.05)
     rhat = az.rhat(read)
     np.testing.assert_allclose([float(rhat["mu"]), float(rhat["sigma"])], table["rhat"][["mu", "sigma"]], rtol=1e-3)
     assert read.sample_stats["lp"].shape == (4, 300)
     back = xarray.open_datatree(path, engine="h5netcdf")
-    assert back.attrs["sampler"] == "neutra"
+    assert back.attrs["sampler"] == "independence"
     xarray.testing.assert_identical(back["posterior"].to_dataset(), tree["posterior"].to_dataset())
     back.close()
     save_netcdf(tree, path)  # replaces

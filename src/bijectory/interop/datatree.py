@@ -158,7 +158,7 @@ def _fitted(posterior: variational.Posterior, source: Source, n: int, seed: int)
         x = torch.from_numpy(posterior.chains.draws)  # type: ignore[union-attr]
         notes |= _facts(posterior.chains)
     elif source == "flow":
-        x = torch.from_numpy(posterior.sample(n, seed=seed).to_numpy())[None]
+        x = torch.from_numpy(posterior.sample(n, seed=seed).to_numpy(copy=True))[None]
     else:
         weights = posterior.draws.weights
         notes |= {"pareto_k": weights.khat, "effective_sample_size": weights.ess}
