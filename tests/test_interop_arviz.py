@@ -63,7 +63,23 @@ def test_weighted_and_flow_draws(fitted):
         to_datatree(fitted, source="chains")
 
 
-def test_chains_through_a_file_into_arviz(fitted, tmp_path):
+def test_a_file_keeps_everything(fitted, tmp_path):
+    pytest.importorskip("h5netcdf")
+    tree = to_datatree(fitted, n=50, observed_data={"y": np.ones((2, 3))}, coords={"y_dim_1": ["a", "b", "c"]})
+    path = save_netcdf(tree, tmp_path / "p.nc")
+    assert [p.name for p in tmp_path.iterdir()] == ["p.nc"]
+    with xarray.open_datatree(path, engine="h5netcdf") as back:
+        assert back.attrs["source"] == "resampled"
+        assert set(back.children) == {"posterior", "sample_stats", "observed_data"}
+        for group in back.children:
+            xarray.testing.assert_identical(back[group].to_dataset(), tree[group].to_dataset())
+    save_netcdf(tree, path)  # replaces
+    with pytest.raises(OSError, match="missing"):
+        save_netcdf(tree, tmp_path / "missing" / "p.nc")
+
+
+@pytest.mark.slow  # 12 s on one thread, most of them to import ArviZ
+def test_arviz_reads_the_chains(fitted, tmp_path):
     pytest.importorskip("h5netcdf")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*ArviZ is undergoing a major refactor")
@@ -71,7 +87,6 @@ def test_chains_through_a_file_into_arviz(fitted, tmp_path):
     polished = fitted.polish("independence", chains=4, draws=300, thin=1)
     tree = to_datatree(polished)
     path = save_netcdf(tree, tmp_path / "p.nc")
-    assert [p.name for p in tmp_path.iterdir()] == ["p.nc"]
     read = az.from_netcdf(path)
     summary = az.summary(read, round_to="none")
     assert list(summary.index) == ["mu", "sigma", "theta[0]", "theta[1]", "theta[2]"]
@@ -81,11 +96,6 @@ def test_chains_through_a_file_into_arviz(fitted, tmp_path):
     rhat = az.rhat(read)
     np.testing.assert_allclose([float(rhat["mu"]), float(rhat["sigma"])], table["rhat"][["mu", "sigma"]], rtol=1e-3)
     assert read.sample_stats["lp"].shape == (4, 300)
-    back = xarray.open_datatree(path, engine="h5netcdf")
-    assert back.attrs["sampler"] == "independence"
-    xarray.testing.assert_identical(back["posterior"].to_dataset(), tree["posterior"].to_dataset())
-    back.close()
-    save_netcdf(tree, path)  # replaces
 
 
 def test_chains_alone():

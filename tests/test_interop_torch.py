@@ -23,6 +23,7 @@ def normal(d=2):
 # -- a distribution as a density ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # 10 s on one thread
 def test_a_density_keeps_the_laws():
     scale = torch.tensor([[2.0, 0.0], [0.5, 1.0]])
     check_density(lambda: TorchDensity(D.MultivariateNormal(torch.ones(2), scale_tril=scale)), 2, reparameterised=False)

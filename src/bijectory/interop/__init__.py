@@ -5,13 +5,17 @@ from types import ModuleType
 
 from bijectory.interop.datatree import save_netcdf, to_datatree
 from bijectory.interop.distributions import FlowTransform, TorchDensity, TorchTransform, as_density, kl_divergence
+from bijectory.interop.nflows import from_nflows
 from bijectory.interop.samplers import log_prob_function, prior_transform
+from bijectory.interop.zuko import from_zuko
 
 __all__ = [
     "FlowTransform",
     "TorchDensity",
     "TorchTransform",
     "as_density",
+    "from_nflows",
+    "from_zuko",
     "kl_divergence",
     "log_prob_function",
     "prior_transform",

@@ -234,7 +234,8 @@ class SbiPosterior(Posterior):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            draws = self.direct.sample_batched((n,), x=rows, show_progress_bars=False)
+            size = max(1, min(10_000, 100_000 // len(rows)))  # what sbi would cut it down to, with a warning
+            draws = self.direct.sample_batched((n,), rows, max_sampling_batch_size=size, show_progress_bars=False)
         low, high = (draws.new_tensor(b).double() for b in zip(*self.prior.bounds, strict=True))
         return draws.double().clamp(low, high).reshape(n, *batch, -1)
 
