@@ -1,7 +1,7 @@
 """Weights and log-densities of zuko and nflows, frozen for the tests of the importers (tests/data/peers).
 
-Runs in the environment of the peers (`make bench` makes it): ``python benchmarks/peer_values.py``. Every flow gets random weights that
-bend it well, a fixed seed, and 64 points, some of them outside the box of the splines.
+Runs in the environment of the peers (`make bench` makes it): ``python benchmarks/peer_values.py``. Every flow gets random
+weights that bend it well, a fixed seed, and 64 points, some of them outside the box of the splines.
 """
 
 import json

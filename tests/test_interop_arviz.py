@@ -32,7 +32,9 @@ def mean(tree, name):
 
 
 def test_a_fitted_posterior(fitted):
-    tree = to_datatree(fitted, n=1000, seed=1, log_likelihood={"y": np.zeros((1, 1000, 5))}, observed_data={"y": np.ones(5)})
+    tree = to_datatree(
+        fitted, n=1000, seed=1, log_likelihood={"y": np.zeros((1, 1000, 5))}, observed_data={"y": np.ones(5)}
+    )
     assert isinstance(tree, xarray.DataTree)
     assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 1000, "theta_dim_0": 3}
     assert mean(tree, "mu") == pytest.approx(1, abs=0.15)  # sd 1: a standard error of 0.03

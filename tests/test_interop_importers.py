@@ -117,7 +117,7 @@ def test_what_cannot_be_read_is_named():
         from_nflows(coupling, activation="relu6")
     with pytest.raises(CheckpointError, match="without embedding"):
         from_nflows({**coupling, "_embedding_net.weight": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="layers .* have weights, others do not"):
+    with pytest.raises(CheckpointError, match=r"layers .* have weights, others do not"):
         from_nflows({k: v for k, v in coupling.items() if "_transforms.1." not in k})
     odd = {**coupling, "_transform._transforms.5.lower_entries": torch.ones(1)}
     with pytest.raises(CheckpointError, match=r"_transforms\.5\.: a layer with lower_entries is not read"):

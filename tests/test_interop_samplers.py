@@ -32,7 +32,7 @@ def test_the_cube_becomes_the_prior():
     transform = prior_transform(gaussian())
     np.testing.assert_allclose(transform([0.5, 0.5]), MEAN, rtol=1e-6)
     one = transform(np.array([0.8413447460685429, 0.5]))
-    np.testing.assert_allclose(one, MEAN + [SD[0], 0], rtol=1e-6)
+    np.testing.assert_allclose(one, MEAN + np.array([SD[0], 0]), rtol=1e-6)
     assert one.dtype == np.float64
     u = np.random.default_rng(0).uniform(size=(20_000, 2))
     x = transform(u)
@@ -114,7 +114,7 @@ def test_emcee_recovers_the_moments_of_a_flow():
     rng = np.random.default_rng(0)
     start = rng.normal(size=(32, 2))
     sampler = emcee.EnsembleSampler(32, 2, f, vectorize=True)
-    sampler.random_state = np.random.RandomState(0).get_state()  # noqa: NPY002
+    sampler.random_state = np.random.RandomState(0).get_state()
     sampler.run_mcmc(start, 1500)
     x = sampler.get_chain(discard=200, flat=True)
     effective = len(x) / sampler.get_autocorr_time(tol=0).max()

@@ -164,7 +164,9 @@ def test_a_transformed_distribution_becomes_a_flow():
     assert isinstance(flow, bj.Flow)
     x = flow.sample(50)
     torch.testing.assert_close(flow.log_prob(x), p.log_prob(x).sum(-1))
-    reshaped = D.TransformedDistribution(normal(6), [transforms.ReshapeTransform((6,), (2, 3)), transforms.ExpTransform()])
+    reshaped = D.TransformedDistribution(
+        normal(6), [transforms.ReshapeTransform((6,), (2, 3)), transforms.ExpTransform()]
+    )
     x = reshaped.sample((4,))
     torch.testing.assert_close(as_density(reshaped).log_prob(x), reshaped.log_prob(x))
     assert as_density(flow.at()) is flow
@@ -232,11 +234,16 @@ CUBES = {
 def test_uniform_points_become_draws(name):
     """E[f] over a lattice of the cube is that over draws; the change of density is the Jacobian of the map."""
     p = CUBES[name]().double()
-    u = (torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.98 + 0.01).requires_grad_()
+    u = (
+        torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.98 + 0.01
+    ).requires_grad_()
     x = p.from_uniform(u.detach())
     assert x.dtype == torch.float64
     h = 1e-6
-    columns = [(p.from_uniform(u.detach() + h * e) - p.from_uniform(u.detach() - h * e)) / (2 * h) for e in torch.eye(2).double()]
+    columns = [
+        (p.from_uniform(u.detach() + h * e) - p.from_uniform(u.detach() - h * e)) / (2 * h)
+        for e in torch.eye(2).double()
+    ]
     ladj = torch.linalg.slogdet(torch.stack(columns, -1))[1]
     torch.testing.assert_close(-ladj, p.log_prob(x), rtol=1e-5, atol=1e-5)
 
@@ -261,7 +268,9 @@ def test_no_quantiles_no_cube():
 
 
 def test_a_missing_extra_names_its_remedy():
-    with pytest.raises(MissingExtraError, match=r"no_such_package is not installed; run: pip install bijectory\[pyro\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"no_such_package is not installed; run: pip install bijectory\[pyro\]"
+    ):
         need("no_such_package.part", "pyro")
     assert issubclass(MissingExtraError, ImportError)
     with pytest.raises(ModuleNotFoundError, match=r"torch\.no_such_part"):

@@ -48,7 +48,9 @@ class FlowDistribution(Distribution):
         self.flow, self.c = flow, c
         self._support = support or constraints.independent(constraints.real, len(flow.event_shape))
         dims, event = self._support.event_dim, tuple(flow.event_shape)
-        remedy = f"constraints.independent(..., {len(event) - dims})" if dims < len(event) else "one of fewer dimensions"
+        remedy = (
+            f"constraints.independent(..., {len(event) - dims})" if dims < len(event) else "one of fewer dimensions"
+        )
         check(
             dims == len(event),
             ConfigError,

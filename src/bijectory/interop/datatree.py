@@ -148,7 +148,9 @@ def _read(draws: Any, source: Source, n: int, seed: int) -> tuple[dict[str, Grou
     return {"posterior": _variables(draws, "draws")}, {}
 
 
-def _fitted(posterior: variational.Posterior, source: Source, n: int, seed: int) -> tuple[dict[str, Group], dict[str, Any]]:
+def _fitted(
+    posterior: variational.Posterior, source: Source, n: int, seed: int
+) -> tuple[dict[str, Group], dict[str, Any]]:
     if source == "auto":
         source = "chains" if posterior.chains is not None else "resampled"
     notes: dict[str, Any] = {"source": source, "verdict": posterior.diagnostics.verdict}

@@ -206,7 +206,9 @@ class TorchTransform(Transform):
     def data_shape(self, latent_shape: torch.Size) -> torch.Size:
         shape = torch.Size(self.transform.forward_shape(latent_shape))
         same, name = shape.numel() == latent_shape.numel(), type(self.transform).__name__
-        check(same, ConfigError, f"{name} turns events {tuple(latent_shape)} into {tuple(shape)}: a surface, no density.")
+        check(
+            same, ConfigError, f"{name} turns events {tuple(latent_shape)} into {tuple(shape)}: a surface, no density."
+        )
         return shape
 
 

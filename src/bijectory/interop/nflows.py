@@ -100,7 +100,7 @@ def from_nflows(state: State, *, tail_bound: float = 1.0, activation: str = "rel
         activation: Name of the activation of the networks; nflows' default is ReLU.
 
     Raises:
-        CheckpointError: If a layer is none of those in the module's docstring, the base is another, or there is an embedding.
+        CheckpointError: If a layer is none of those of the module's docstring, the base another, or there is an embedding.
         ConfigError: If the activation is unknown.
 
     Example:
@@ -220,7 +220,7 @@ def _autoregressive(own: State, name: str, bound: float, activation: str) -> Aut
         if spline:  # without the division: the networks of nflows' autoregressive layers do not tell their width
             weight, bias = _native(weight, bias, family.bins, features, 1.0)  # type: ignore[attr-defined]
         made.final.weight.copy_(weight)
-        made.final.bias.copy_(bias)
+        made.final.bias.copy_(bias)  # type: ignore[union-attr]
     return Autoregressive(family, features, context, net=made)  # type: ignore[arg-type]
 
 
@@ -252,4 +252,5 @@ def _copy(layer: nn.Linear | MaskedDense, state: State, key: str) -> None:
         same = torch.equal(state[f"{key}.mask"].bool(), layer._mask.bool())
         check(same, CheckpointError, f"{key}: its mask is random or of another order; these are not read.")
     layer.weight.copy_(state[f"{key}.weight"])
-    layer.bias.copy_(state[f"{key}.bias"])  # type: ignore[union-attr]
+    if layer.bias is not None:
+        layer.bias.copy_(state[f"{key}.bias"])

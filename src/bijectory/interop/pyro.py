@@ -26,14 +26,15 @@ from bijectory.interop.extras import need
 from bijectory.recipes import find_recipe
 from bijectory.transforms import Chain, Standardize
 
-pyro = need("pyro", "pyro")
-for part in ("pyro.infer.autoguide", "pyro.infer.reparam", "pyro.distributions.torch_distribution"):
-    need(part, "pyro")
+pyro: Any = need("pyro", "pyro")
+need("pyro.infer.reparam", "pyro")
+Continuous: Any = need("pyro.infer.autoguide", "pyro").AutoContinuous
+Mixin: Any = need("pyro.distributions.torch_distribution", "pyro").TorchDistributionMixin
 
 __all__ = ["FlowGuide", "PyroFlow", "at", "neutra"]
 
 
-class PyroFlow(FlowDistribution, pyro.distributions.torch_distribution.TorchDistributionMixin):  # type: ignore[misc]
+class PyroFlow(FlowDistribution, Mixin):
     """What ``at`` returns: ``FlowDistribution`` with ``to_event``, ``mask``, ``expand_by`` and a call that draws.
 
     Example:
@@ -68,7 +69,7 @@ def at(flow: Flow, c: Tensor | None = None, *, support: constraints.Constraint |
     return PyroFlow(flow, c, plain.batch_shape, support=support)
 
 
-class FlowGuide(pyro.infer.autoguide.AutoContinuous):  # type: ignore[misc]
+class FlowGuide(Continuous):
     """A flow over all continuous latent variables of a Pyro model, as an automatic guide.
 
     Works wherever Pyro's automatic guides do: ``SVI``, ``Predictive``, ``NeuTraReparam``, ``EasyGuide`` blocks. The model's
@@ -123,7 +124,11 @@ class FlowGuide(pyro.infer.autoguide.AutoContinuous):  # type: ignore[misc]
         check_type(inner, Flow, "what the recipe returned")
         want, got = (self.latent_dim,), tuple(inner.event_shape)
         fits = got == want and not inner.context
-        check(fits, ShapeError, f"the model needs a flow of events {want} without context; got {got}, context {inner.context}.")
+        check(
+            fits,
+            ShapeError,
+            f"the model needs a flow of events {want} without context; got {got}, context {inner.context}.",
+        )
         first = Standardize(self.latent_dim, loc, torch.full_like(loc, self._init_scale))
         flow = Flow(Chain(first, inner.transform), inner.base).to(dtype=loc.dtype, device=loc.device)
         self.flow = flow  # PyroModule registers its weights
@@ -141,7 +146,9 @@ class FlowGuide(pyro.infer.autoguide.AutoContinuous):  # type: ignore[misc]
         return at(self.flow)
 
 
-def neutra(model: Callable[..., Any], guide: FlowGuide) -> tuple[Callable[..., Any], Callable[[Tensor], dict[str, Tensor]]]:
+def neutra(
+    model: Callable[..., Any], guide: FlowGuide
+) -> tuple[Callable[..., Any], Callable[[Tensor], dict[str, Tensor]]]:
     """The model in the latent space of a trained guide, for NUTS, and the way back for its draws.
 
     Args:
@@ -159,7 +166,9 @@ def neutra(model: Callable[..., Any], guide: FlowGuide) -> tuple[Callable[..., A
         >>> kernel = pyro.infer.NUTS(neutra(model, guide)[0])  # doctest: +SKIP
     """
     check_type(guide, FlowGuide, "guide")
-    check(guide.prototype_trace is not None, ConfigError, "the guide has not seen the model yet; train it by SVI first.")
+    check(
+        guide.prototype_trace is not None, ConfigError, "the guide has not seen the model yet; train it by SVI first."
+    )
     reparam = pyro.infer.reparam.NeuTraReparam(guide)
     latent: Callable[..., Any] = reparam.reparam(model)
 

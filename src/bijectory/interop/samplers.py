@@ -99,7 +99,7 @@ def log_prob_function(
         if bool(bad.any()):
             at = points[bad].reshape(-1, features)[0].tolist()
             raise NonFiniteError(
-                f"the log-density is NaN at {at}; if this lies outside the domain of the flow, pass bounds=[(low, high), ...]."
+                f"the log-density is NaN at {at}; if this lies outside the flow's domain, pass bounds=[(low, high), ...]."
             )
         return value.numpy() if value.dim() else float(value)
 

@@ -20,7 +20,7 @@ from bijectory.recipes import find_recipe
 from bijectory.transforms import Chain, Standardize, Transform
 
 need("sbi", "sbi")
-estimators = need("sbi.neural_nets.estimators", "sbi")
+Estimator: Any = need("sbi.neural_nets.estimators", "sbi").ConditionalDensityEstimator
 
 __all__ = ["FlowEstimator", "SbiPosterior", "density_estimator", "from_sbi", "likelihood_estimator"]
 
@@ -28,7 +28,7 @@ Recipe = str | Callable[..., Flow]
 LEAST = 1e-6  # a column that is constant keeps its scale, as far as float32 can tell
 
 
-class FlowEstimator(estimators.ConditionalDensityEstimator):  # type: ignore[misc, name-defined]
+class FlowEstimator(Estimator):
     """A conditional flow as a density estimator of ``sbi``.
 
     Args:

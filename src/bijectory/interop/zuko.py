@@ -1,9 +1,9 @@
 r"""Weights of zuko: its masked autoregressive flows, ``MAF`` and ``NSF``, as flows of this library.
 
 The masked perceptron of zuko obeys the same rule as ``MaskedMLP``: every hidden unit owns a set of inputs, and reads a unit
-below only if that unit's set is a part of its own. Only the numbers of units for each set differ, so the network here is made
-wide enough for every set, and the units without a counterpart have zero weights. The two scalar families are zuko's own: its
-raw parameters are softly clipped, :math:`a \mapsto a / (1 + |a / \log\epsilon|)`, where those here are not.
+below only if that unit's set is a part of its own. Only the numbers of units for each set differ, so the network here is
+made wide enough for every set, and the units without a counterpart have zero weights. The two scalar families are zuko's
+own: its raw parameters are softly clipped, :math:`a \mapsto a / (1 + |a / \log\epsilon|)`, where those here are not.
 
 References: zuko, Rozet et al., MIT licence, version 1.6 (the layout of its state dict and the formulas).
 """
@@ -67,7 +67,7 @@ class ZukoAffine(Bijection):
 @register
 @dataclasses.dataclass(frozen=True)
 class ZukoSpline(Bijection):
-    r"""Rational-quadratic spline with zuko's parameters: widths and heights clipped at :math:`\tfrac12\log\epsilon`, no floor.
+    r"""Rational-quadratic spline with zuko's parameters: widths and heights clipped at :math:`\tfrac12\log\epsilon`.
 
     Knot slopes are :math:`e^{d}` with :math:`d` clipped at :math:`\log\epsilon`. The identity outside the box.
 
@@ -105,8 +105,8 @@ class ZukoSpline(Bijection):
 def from_zuko(state: State, *, activation: str = "relu", bound: float = 5.0, slope: float = 1e-3) -> Flow:
     """A ``zuko.flows.MAF`` or ``NSF`` from its state dict; the same densities, to rounding.
 
-    Sizes, orders (also ``passes=2``, couplings) and the number of bins are read off the weights. The flow samples by levels, as
-    every autoregressive flow here, and can be trained on, stored and loaded (after ``import bijectory.interop``).
+    Sizes, orders (also ``passes=2``, couplings) and the number of bins are read off the weights. The flow samples by levels,
+    as every autoregressive flow here, and can be trained on, stored and loaded (after ``import bijectory.interop``).
 
     Args:
         state: ``flow.state_dict()``; ``safetensors.torch.load_file`` or ``torch.load(..., weights_only=True)`` read it.
@@ -127,7 +127,11 @@ def from_zuko(state: State, *, activation: str = "relu", bound: float = 5.0, slo
     check(activation in ACTIVATIONS, ConfigError, f"activation {activation!r} is none of {known}.")
     base, scale = state.get("base.loc"), state.get("base.scale")
     ok = base is not None and scale is not None and bool((base == 0).all() and (scale == 1).all())
-    check(ok, CheckpointError, "this is no MAF or NSF of zuko: its base is not the standard normal (base.loc, base.scale).")
+    check(
+        ok,
+        CheckpointError,
+        "this is no MAF or NSF of zuko: its base is not the standard normal (base.loc, base.scale).",
+    )
     found = [re.match(r"transform\.transforms\.(\d+)\.", key) for key in state]
     count = 1 + max((int(m[1]) for m in found if m), default=-1)
     check(count > 0, CheckpointError, "the state holds no transforms (keys transform.transforms.*).")
@@ -138,26 +142,25 @@ def from_zuko(state: State, *, activation: str = "relu", bound: float = 5.0, slo
 
 def _layer(state: State, prefix: str, activation: str, bound: float, slope: float) -> Autoregressive:
     order = state.get(f"{prefix}order")
-    check(order is not None, CheckpointError, f"{prefix}order is missing: not a MAF or NSF of at least two features.")
+    if order is None:
+        raise CheckpointError(f"{prefix}order is missing: not a MAF or NSF of at least two features.")
     found = [re.fullmatch(re.escape(prefix) + r"hyper\.(\d+)\.weight", key) for key in state]
     places = sorted(int(m[1]) for m in found if m)
     plain = bool(places) and not any(re.match(re.escape(prefix) + r"hyper\.\d+\.\d+\.", key) for key in state)
     check(plain, CheckpointError, f"{prefix}hyper is not a plain masked perceptron (residual=True is not read).")
     dense = [tuple(state[f"{prefix}hyper.{k}.{n}"] for n in ("weight", "bias", "mask")) for k in places]
-    features = len(order)  # type: ignore[arg-type]
+    features = len(order)
     total, rest = divmod(len(dense[-1][0]), features)
     spline = total >= 5 and total % 3 == 2
     known = rest == 0 and (total == 2 or spline)
     check(known, CheckpointError, f"{prefix}: {total} parameters for each feature are neither affine nor a spline.")
     family: Bijection = ZukoSpline((total + 1) // 3, bound, slope) if spline else ZukoAffine(slope)
-    graph = order[:, None] > order  # type: ignore[index]
+    graph = order[:, None] > order
     net = masked_mlp(dense, graph, total, activation, prefix)
     return Autoregressive(family, features, net.context, adjacency=graph, net=net)
 
 
-def masked_mlp(
-    dense: list[tuple[Tensor, ...]], graph: Tensor, n_params: int, activation: str, name: str
-) -> MaskedMLP:
+def masked_mlp(dense: list[tuple[Tensor, ...]], graph: Tensor, n_params: int, activation: str, name: str) -> MaskedMLP:
     """A ``MaskedMLP`` with given weights, biases and masks ``(o, i)`` of each layer.
 
     Args:
@@ -188,7 +191,11 @@ def masked_mlp(
             p.zero_()
         for k, (weight, bias, mask) in enumerate(dense):
             layer, given, columns = (*net.layers, net.head)[k], weight * mask, places[k]
-            rows = places[k + 1] if k < len(widths) else torch.arange(n_params * features).reshape(n_params, features).T.flatten()
+            rows = (
+                places[k + 1]
+                if k < len(widths)
+                else torch.arange(n_params * features).reshape(n_params, features).T.flatten()
+            )
             inner = given[:, :features] if k == 0 else given
             layer.weight[rows[:, None], columns] = inner
             layer.bias[rows] = bias
