@@ -10,6 +10,7 @@ __all__ = [
     "DtypeError",
     "FlowError",
     "LowESSError",
+    "MissingExtraError",
     "NonFiniteError",
     "ShapeError",
     "check",
@@ -58,6 +59,10 @@ class ConvergenceError(FlowError):
 
 class LowESSError(ConvergenceError):
     """Weighted draws hold too few effective ones for an answer."""
+
+
+class MissingExtraError(FlowError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
 
 
 def check(condition: bool, error: type[FlowError], message: str) -> None:  # noqa: FBT001

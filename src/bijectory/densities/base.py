@@ -26,6 +26,11 @@ def as_event_shape(event_shape: int | Sequence[int]) -> torch.Size:
     return torch.Size(sizes)
 
 
+def open_unit(u: Tensor) -> Tensor:
+    """Points of the closed unit interval in float64, strictly inside it, where every quantile is finite."""
+    return u.double().clamp(2**-54, 1 - 2**-53)
+
+
 def refuse_gradients(density: nn.Module, remedy: str) -> None:
     """Raise ``FlowError`` where draws are asked to carry gradients to weights that they cannot carry them to."""
     asked = torch.is_grad_enabled() and any(p.requires_grad for p in density.parameters())
@@ -83,3 +88,22 @@ class Density(nn.Module, abc.ABC):
         """Draws with gradients and their log-density, in one pass where the density allows it."""
         x = self.rsample(shape, c, generator=generator)
         return x, self.log_prob(x, c)
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map the unit cube onto the density: uniform ``u`` gives a draw, ``(*batch, *event) -> (*batch, *event)``.
+
+        Quantiles, feature by feature; a flow maps those of its base on. It serves nested samplers and quasi-Monte Carlo.
+
+        Args:
+            u: In ``[0, 1]``, of any floating dtype; the ends are moved inwards by less than 1e-15. float64 reaches far
+                into the tails.
+            c: Context ``(*batch, context)``.
+
+        Raises:
+            FlowError: If the density has no quantile function in closed form.
+        """
+        raise FlowError(
+            f"a {type(self).__name__} has no quantile function in closed form, so it cannot be drawn from the unit cube; "
+            "use a flow whose base has one (StandardNormal, DiagonalNormal, BoxUniform, StudentT, TruncatedNormal, or a "
+            "Product of these)."
+        )

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from bijectory.errors import ConfigError, check
+
 if TYPE_CHECKING:
     from bijectory.densities.flow import Flow
 
@@ -21,6 +23,7 @@ class FlowDistribution(Distribution):
         flow: The flow.
         c: Raw context, as for ``flow.log_prob``; None if the flow reads none.
         batch_shape: Batch shape of the context (after the flow's ``embed``), or any shape if there is none.
+        support: Where the density lives; vectors of real numbers if None.
         validate_args: Whether to check values; torch's default if None.
 
     Example:
@@ -34,15 +37,31 @@ class FlowDistribution(Distribution):
     has_rsample = True
 
     def __init__(
-        self, flow: "Flow", c: Tensor | None, batch_shape: torch.Size, *, validate_args: bool | None = None
+        self,
+        flow: "Flow",
+        c: Tensor | None,
+        batch_shape: torch.Size,
+        *,
+        support: constraints.Constraint | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         self.flow, self.c = flow, c
+        self._support = support or constraints.independent(constraints.real, len(flow.event_shape))
+        dims, event = self._support.event_dim, tuple(flow.event_shape)
+        remedy = (
+            f"constraints.independent(..., {len(event) - dims})" if dims < len(event) else "one of fewer dimensions"
+        )
+        check(
+            dims == len(event),
+            ConfigError,
+            f"the support {self._support} has events of {dims} dimensions, the flow of {len(event)} {event}; use {remedy}.",
+        )
         super().__init__(batch_shape, flow.event_shape, validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
-        """Real vectors: events of real numbers."""
-        return constraints.independent(constraints.real, len(self.event_shape))
+        """Events of real numbers, unless ``at`` was told another support."""
+        return self._support
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats: ``(*sample, *batch, *event) -> (*sample, *batch)``."""
@@ -68,6 +87,6 @@ class FlowDistribution(Distribution):
         if c is not None:
             c = c.expand(*batch_shape, *c.shape[len(self.batch_shape) :])
         new = self._get_checked_instance(FlowDistribution, _instance)
-        FlowDistribution.__init__(new, self.flow, c, batch_shape, validate_args=False)
+        FlowDistribution.__init__(new, self.flow, c, batch_shape, support=self._support, validate_args=False)
         new._validate_args = self._validate_args
         return new

@@ -4,13 +4,14 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from bijectory.densities.audit import Audit
 from bijectory.densities.base import Density
 from bijectory.densities.distribution import FlowDistribution
 from bijectory.densities.measure import audit
 from bijectory.densities.validate import check_batches, check_context, check_events, check_shape
-from bijectory.errors import check_type
+from bijectory.errors import ShapeError, check, check_type
 from bijectory.nets import Freezable
 from bijectory.ops.shape import expand_to_context, feature_major
 from bijectory.transforms.base import Transform
@@ -109,10 +110,27 @@ class Flow(Density):
         x, ladj = self.transform.inverse(self._layout(z, c, self.transform.latent_event_dim), c)
         return x, log_base - ladj
 
-    def at(self, c: Tensor | None = None) -> FlowDistribution:
-        """The flow at a context, ``p(x | c)``, as a ``torch.distributions.Distribution`` with the batch shape of ``c``."""
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        """Unit cube -> data, through the quantiles of the base: ``(*batch, *latent event) -> (*batch, *event)``."""
+        c = self._embed(c)
+        shape, found = self.base.event_shape, tuple(u.shape)
+        ok = u.dim() >= len(shape) and u.shape[u.dim() - len(shape) :] == shape
+        check(ok, ShapeError, f"u has shape {found}; this flow maps the cube of its base, (*batch, {tuple(shape)}).")
+        z = self.base.from_uniform(u, c)
+        return self.transform.decode(self._layout(z, c, self.transform.latent_event_dim), c)
+
+    def at(self, c: Tensor | None = None, *, support: Constraint | None = None) -> FlowDistribution:
+        """The flow at a context, ``p(x | c)``, as a ``torch.distributions.Distribution`` with the batch shape of ``c``.
+
+        Args:
+            c: Context.
+            support: Where the density lives, for libraries that map it onto the real space; vectors of reals if None.
+                Flows that begin with a layer on an interval (``Logit``, ``Log``) need it, e.g.
+                ``constraints.independent(constraints.interval(0, 1), 1)``.
+        """
         embedded = self._embed(c)
-        return FlowDistribution(self, c, torch.Size() if embedded is None else embedded.shape[:-1])
+        batch = torch.Size() if embedded is None else embedded.shape[:-1]
+        return FlowDistribution(self, c, batch, support=support)
 
     def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
         """Set data-dependent parameters (ActNorm, Standardize) from training data, once and explicitly."""

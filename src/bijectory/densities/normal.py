@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.densities.base import Density, as_event_shape
+from bijectory.densities.base import Density, as_event_shape, open_unit
 from bijectory.errors import ConfigError, ContextError, check
 from bijectory.nets import MLP
 from bijectory.ops.scalar import soft_bound
@@ -40,6 +40,9 @@ class StandardNormal(Density):
     ) -> Tensor:
         size = draw_shape(shape, c, self.event_shape)
         return torch.randn(size, generator=generator, dtype=self._like.dtype, device=self._like.device)
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        return torch.special.ndtri(open_unit(u)).to(self._like.dtype)
 
 
 class DiagonalNormal(Density):
@@ -125,3 +128,7 @@ class DiagonalNormal(Density):
         size = draw_shape(shape, c, self.event_shape)
         noise = torch.randn(size, generator=generator, dtype=loc.dtype, device=loc.device)
         return loc + noise * s.exp(), noise, s
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        loc, s = self._moments(c)
+        return loc + torch.special.ndtri(open_unit(u)).to(loc.dtype) * s.exp()

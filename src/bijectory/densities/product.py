@@ -71,3 +71,9 @@ class Product(Density):
             for p, k in zip(self.factors, self._contexts(c), strict=True)
         ]
         return torch.cat(draws, -1)
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        parts = u.split([p.event_shape[0] for p in self.factors], -1)  # type: ignore[index]
+        draws = [p.from_uniform(v, k) for p, v, k in zip(self.factors, parts, self._contexts(c), strict=True)]  # type: ignore[operator]
+        batch = torch.broadcast_shapes(*(x.shape[:-1] for x in draws))
+        return torch.cat([x.expand(*batch, x.shape[-1]) for x in draws], -1)

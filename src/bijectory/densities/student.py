@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.densities.base import Density, as_event_shape
+from bijectory.densities.base import Density, as_event_shape, open_unit
 from bijectory.errors import ConfigError, check
 from bijectory.ops.shape import draw_shape, sum_event
 
@@ -88,3 +88,12 @@ class StudentT(Density):
         angle = 2 * math.pi * torch.rand(size, generator=generator, dtype=dtype, device=device)
         dof = self._dof()
         return (dof * torch.expm1(2 * exponential / dof)).sqrt() * angle.cos()
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        """Quantiles by SciPy on the CPU, without gradients: the inverse of the incomplete beta function."""
+        from scipy.special import stdtrit
+
+        like = self.log_factor
+        with torch.no_grad():
+            dof = self._dof().double().cpu().numpy()
+            return torch.as_tensor(stdtrit(dof, open_unit(u).cpu().numpy())).to(dtype=like.dtype, device=like.device)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bijectory.densities.base import Density, as_event_shape
+from bijectory.densities.base import Density, as_event_shape, open_unit
 from bijectory.densities.uniform import Bound
 from bijectory.errors import ConfigError, check
 from bijectory.ops.gauss import log_ndtr, log_ndtr_quantile
@@ -85,9 +85,15 @@ class TruncatedNormal(Density):
     def rsample(
         self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
+        size = draw_shape(shape, c, self.event_shape)
+        return self.from_uniform(torch.rand(size, generator=generator, dtype=torch.float64, device=self.loc.device), c)
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
         loc, s, mirrored, low, high = self._scaled()
-        dtype, size = self.loc.dtype, draw_shape(shape, c, self.event_shape)
-        u = torch.rand(size, generator=generator, dtype=torch.float64, device=loc.device).clamp(2**-54, 1 - 2**-53)
+        dtype = self.loc.dtype
+        # Mirrored boxes are drawn from their upper end, so that the masses stay in the lower tail.
+        u = open_unit(u)
+        u = torch.where(mirrored, 1 - u, u)
         top = log_ndtr(high)
         z = log_ndtr_quantile(top + (u + (1 - u) * (log_ndtr(low) - top).exp()).log())
         x = (loc + torch.where(mirrored, -z, z) * s.exp()).to(dtype)

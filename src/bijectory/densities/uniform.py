@@ -65,3 +65,7 @@ class BoxUniform(Density):
         size = draw_shape(shape, c, self.event_shape)
         u = torch.rand(size, generator=generator, dtype=self._like.dtype, device=self._like.device)
         return torch.lerp(low, high, u)
+
+    def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
+        low, high = self._bounds(self._like)
+        return torch.lerp(low, high, u.to(low.dtype))
