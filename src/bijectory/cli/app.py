@@ -16,6 +16,7 @@ from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
 from bijectory.cli.predict import predict
 from bijectory.cli.query import query
+from bijectory.cli.ratio import ratio
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
 from bijectory.cli.sbi import sbi
@@ -59,6 +60,7 @@ for verb in (
     infer,
     anomaly,
     compare,
+    ratio,
     sbi,
     predict,
     query,
