@@ -76,7 +76,9 @@ def main() -> None:
     asked = parser.parse_args()
     methods = {name: m for name, m in METHODS.items() if any(part in name for part in asked.methods)}
     warnings.simplefilter("ignore", bj.DataWarning)
-    print("| d | rows | estimator | error on p | claimed | held at 1, 2 | error on q | claimed | held at 1, 2 | CPU s |")
+    print(
+        "| d | rows | estimator | error on p | claimed | held at 1, 2 | error on q | claimed | held at 1, 2 | CPU s |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for d in asked.dims:
         for rows in asked.rows:

@@ -42,7 +42,9 @@ def test_columns_are_found_by_name_and_units_do_not_matter():
     p, q, new = rows(rng, 400, 0.5), rows(rng, 400), rows(rng, 50)
     plain = fit_ratio(p, q, classifier="quadratic", members=1).log_ratio(new)
     factor = [1e3, 1e-3]
-    scaled = fit_ratio(p * factor, (q * factor)[["b", "a"]], classifier="quadratic", members=1).log_ratio((new * factor)[["b", "a"]])
+    scaled = fit_ratio(p * factor, (q * factor)[["b", "a"]], classifier="quadratic", members=1).log_ratio(
+        (new * factor)[["b", "a"]]
+    )
     np.testing.assert_allclose(plain, scaled, atol=1e-3)
 
 
@@ -114,7 +116,9 @@ def correlated(rng, n, d):
     return x
 
 
-@pytest.mark.parametrize(("classifier", "d", "repeats"), [("discriminant", 2, 12), ("quadratic", 2, 12), ("discriminant", 10, 6)])
+@pytest.mark.parametrize(
+    ("classifier", "d", "repeats"), [("discriminant", 2, 12), ("quadratic", 2, 12), ("discriminant", 10, 6)]
+)
 def test_standard_errors_cover(classifier, d, repeats):
     """Of points at p and q the errors hold 68 % and 95 %, as a normal error would, within the noise of the repeats."""
     one, two, sizes = [], [], []
@@ -232,7 +236,10 @@ def test_the_ratio_to_a_background_tells_what_is_out_of_distribution():
     ratio = fit_ratio(p, background, classifier="quadratic", members=1)
     inside, outside = rng.normal(size=(500, 2)) * scale, np.stack([0.1 * rng.normal(size=500), np.full(500, 1.1)], 1)
     likelihood = [stats.norm.logpdf(x, 0, scale).sum(1) for x in (inside, outside)]
-    area = [stats.mannwhitneyu(*s).statistic / 500**2 for s in (likelihood, [ratio.log_ratio(inside), ratio.log_ratio(outside)])]
+    area = [
+        stats.mannwhitneyu(*s).statistic / 500**2
+        for s in (likelihood, [ratio.log_ratio(inside), ratio.log_ratio(outside)])
+    ]
     assert area[1] > 0.93
     assert area[1] > area[0] + 0.05
 
@@ -255,7 +262,11 @@ def test_two_tables_are_compared():
     assert same.test.p_value > 0.05
     assert "cannot be told apart" in same.summary()
     assert "600 rows are in both" in same.notes[0]
-    for other, words in ((b[["u", "v w"]], "'ä' is in the first"), (b.assign(z=1.0), "'z' is in the second"), (b[:9], "9 rows")):
+    for other, words in (
+        (b[["u", "v w"]], "'ä' is in the first"),
+        (b.assign(z=1.0), "'z' is in the second"),
+        (b[:9], "9 rows"),
+    ):
         with pytest.raises(DataError, match=words):
             compare_tables(a, other)
     with pytest.raises(DataError, match="nothing to compare"):

@@ -61,7 +61,7 @@ def test_ratio_refuses(cli, pair, tmp_path):
     refused(cli("ratio", a, other(frame[["b c"]])), 3, "'größe' is in the first", "--drop")
     refused(cli("ratio", a, other(frame.assign(z=1))), 3, "'z' is in the second")
     refused(cli("ratio", a, other(frame.assign(**{"b c": "x"}))), 3, "'b c' is text")
-    refused(cli("ratio", a, other(frame.where(frame.index != 3))), 3, "NaN")
+    refused(cli("ratio", a, other(frame.assign(größe=frame["größe"].where(frame.index != 3)))), 3, "NaN")
     refused(cli("ratio", a, other(frame[:12])), 3, "150 and 12 rows", "at least 20")
     refused(cli("ratio", other(frame * 0), other(frame * 0)), 3, "nothing to compare")
     refused(cli("ratio", a, b, "--classifier", "svm"), 2, "'svm'", "discriminant")

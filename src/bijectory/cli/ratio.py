@@ -14,7 +14,9 @@ def ratio(
     a: Annotated[Path, Argument(help="A table.")],
     b: Annotated[Path, Argument(help="Another one, of the same columns; its rows get weights.")],
     *,
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder for rows, weights and report; else a summary.")] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Folder for rows, weights and report; else a summary.")
+    ] = None,
     drop: Annotated[Words, Option("--drop", metavar="COLUMN,...", help="Columns to leave out.")] = None,
     classifier: Annotated[
         str, Option(metavar="NAME", help="auto, linear, discriminant, quadratic or boosting.")

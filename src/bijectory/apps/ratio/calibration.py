@@ -92,7 +92,9 @@ def calibrate_ratio(ratio: DensityRatio, p: Any, q: Any, *, how: How = "platt", 
     few = f"p has {len(above)} rows, q {len(below)}; a calibration needs at least {FEWEST} of each."
     check(min(len(above), len(below)) >= FEWEST, DataError, few)
     odds = np.concatenate([above, below])
-    check(bool(np.isfinite(odds).all()), DataError, "the ratio is 0, infinite or unknown on some rows; leave these out.")
+    check(
+        bool(np.isfinite(odds).all()), DataError, "the ratio is 0, infinite or unknown on some rows; leave these out."
+    )
     label = np.arange(len(odds)) < len(above)
     if how != "isotonic":
         line = platt(odds, label, temperature=how == "temperature")

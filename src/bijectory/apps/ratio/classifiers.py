@@ -161,9 +161,7 @@ def draw_lines(found: Platt, n: int, rng: np.random.Generator) -> NDArray[np.flo
     return np.concatenate([found.line[None], drawn])
 
 
-def _choose(
-    x: NDArray[np.float64], y: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[Classifier, Platt]:
+def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Classifier, Platt]:
     """The classifier that, calibrated, has the best likelihood of rows left out, and that calibration."""
     few = rng.permutation(len(x))[:SELECT]
     x, y = x[few], y[few]

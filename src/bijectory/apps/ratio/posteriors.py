@@ -105,9 +105,7 @@ def _log_density(precision: Array, log_det: float, mean: Array) -> Quadratic:
     return Quadratic(-0.5 * precision, linear, float(0.5 * log_det - 0.5 * mean @ linear))
 
 
-def logistic(
-    x: Array, y: NDArray[np.bool_], degree: int, draws: int, rng: np.random.Generator
-) -> list[Quadratic]:
+def logistic(x: Array, y: NDArray[np.bool_], degree: int, draws: int, rng: np.random.Generator) -> list[Quadratic]:
     """Log-odds of p against q less that of their sizes: the posterior mode, then draws around it.
 
     Args:
@@ -142,9 +140,7 @@ def logistic(
     return found
 
 
-def _evidence_fit(
-    phi: Array, y: Array, group: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[Array, Array]:
+def _evidence_fit(phi: Array, y: Array, group: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
     """Coefficients at the mode, and the Cholesky factor of their precision.
 
     The precisions of the prior are those of the evidence, times a factor chosen by rows that are left out: where p and q
