@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 import bijectory as bj
+from bijectory.apps import ImportanceWarning
 from bijectory.apps.ratio import (
     ClassifierRatio,
     FlowRatio,
@@ -16,7 +17,6 @@ from bijectory.apps.ratio import (
     ratio_weights,
     two_sample_test,
 )
-from bijectory.apps import ImportanceWarning
 from bijectory.errors import ConfigError, DataError, NonFiniteError
 from test_comparison import normal
 

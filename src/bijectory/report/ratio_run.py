@@ -27,7 +27,7 @@ def write_ratio(
     names: tuple[str, str] = ("A", "B"),
     report: bool = True,
 ) -> Path:
-    """Write ``ratio.json``, ``columns.csv``, ``a.csv`` and ``b.csv`` (rows with log-ratios, b with weights), ``report.html``.
+    """Write ``ratio.json``, ``columns.csv``, ``a.csv`` and ``b.csv`` (rows, log-ratios, weights of b), ``report.html``.
 
     Args:
         found: What ``compare_tables`` found.

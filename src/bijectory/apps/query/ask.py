@@ -186,8 +186,9 @@ def _enough(joint: Joint, size: float, least: float, draws: int) -> None:
     check(
         size >= least,
         LowESSError,
-        f"{draws} draws given {_listing(joint)} are worth only {size:.1f} independent ones, fewer than {least:g}: the values "
-        "are too improbable under the model, or too many columns are unknown; know more, or fit with these as given columns.",
+        f"{draws} draws given {_listing(joint)} are worth only {size:.1f} independent ones, fewer than {least:g}: the "
+        "values are too improbable under the model, or too many columns are unknown; know more, or fit with these as given "
+        "columns.",
     )
 
 

@@ -16,8 +16,8 @@ out and calibrates it by these. A classifier that cannot express the ratio is st
 looks for that with fresh rows, :math:`E_q[r] = E_p[1/r] = 1`, and the log-ratio as a calibrated log-odds has slope 1 and
 intercept 0; ``calibrate_ratio`` repairs what a slope, or a rising curve, can repair.
 
-Uses: ``ratio_weights`` (importance weights, Pareto-smoothed, for covariate shift), ``two_sample_test``, ``compare_tables`` (all
-of these for two tables), and out-of-distribution scores: the log-ratio to a background table is one.
+Uses: ``ratio_weights`` (importance weights, Pareto-smoothed, for covariate shift), ``two_sample_test``, ``compare_tables``
+(all of these for two tables), and out-of-distribution scores: the log-ratio to a background table is one.
 
 References:
     Density Ratio Estimation in Machine Learning, Sugiyama, Suzuki, Kanamori 2012, Cambridge University Press, ch. 4.

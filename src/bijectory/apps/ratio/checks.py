@@ -35,7 +35,7 @@ class RatioCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the means are 1 up to 4 standard errors or 0.1, the slope 1 up to 3 or 0.25, the intercept 0 up to 0.25."""
+        """Whether the means are 1 up to 4 standard errors or 0.1, the slope 1 up to 3 or 0.25, the intercept 0 by 0.25."""
         means = all(abs(m - 1) <= max(4 * se, 0.1) for m, se in (self.mean_q, self.mean_p))
         return means and abs(self.slope - 1) <= max(0.25, 3 * self.slope_se) and abs(self.intercept) <= 0.25
 

@@ -55,7 +55,7 @@ def fit_classifier(
         name: "linear" and "quadratic" are logistic regressions on the columns, and on them and their products;
             "discriminant" is the ratio of two normal densities; "boosting" is a forest of boosted trees, calibrated by
             logistic regression on folds; "auto" takes the one with the best likelihood of rows left out, and calibrates it
-            by these (Platt).
+            by these (Platt) if that pays.
         x: ``(n, d)`` standardised rows.
         y: ``(n,)``, True for rows of p.
         members: Number of members; 1 for none but the estimate, None for 32 draws, or 8 fits of trees.
@@ -66,7 +66,9 @@ def fit_classifier(
         fitted = _fit(name, x, y, members, rng, calibrated=False)
         alone = len(fitted.members) == 1  # no spread: it is the estimate itself
         lines = draw_lines(found, 0 if alone else len(fitted.members), rng)
-        drawn = [Line(of, *line) for of, line in zip(fitted.members, lines if alone else lines[1:], strict=True)]
+        drawn: list[Bridge] = [
+            Line(of, *line) for of, line in zip(fitted.members, lines if alone else lines[1:], strict=True)
+        ]
         return Fitted(Line(fitted.centre, *lines[0]), drawn, name, float(lines[0, 0]))
     return _fit(name, x, y, members, rng, calibrated=True)
 
@@ -176,12 +178,20 @@ def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], rng: np.random.Generat
         odds = np.empty(len(x))
         for train, held in folds:
             odds[held] = _fit(name, x[train], y[train], 1, rng, calibrated=False).centre(x[held])
-        found = platt(odds, y)
-        each = np.logaddexp(0, z := found.line[0] * odds + found.line[1]) - y * z
-        loss = float(each[y].mean() + each[~y].mean())
+        found, raw = platt(odds, y), Platt(np.array([1.0, 0.0]), np.zeros((2, 2)))
+        loss, before = _loss(found, odds, y), _loss(raw, odds, y)
+        if len(y) * (before - loss) < np.log(len(y)):  # two coefficients that are not worth it (BIC)
+            found, loss = raw, before
         if loss < least:  # of equals the simpler one, which comes first
             best, least = (name, found), loss
     return best
+
+
+def _loss(found: Platt, odds: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
+    """Cross-entropy of calibrated log-odds, both classes of equal weight."""
+    z = found.line[0] * odds + found.line[1]
+    each = np.logaddexp(0, z) - y * z
+    return float(each[y].mean() + each[~y].mean()) / 2
 
 
 def twins(x: NDArray[np.float64], y: NDArray[np.bool_]) -> NDArray[np.int64] | None:

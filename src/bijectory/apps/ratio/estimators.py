@@ -147,8 +147,8 @@ def fit_ratio(
         p: Rows of the numerator.
         q: Rows of the denominator, the same columns.
         method: "classifier", or "telescoping" where the two hardly overlap.
-        classifier: "linear" or "quadratic" logistic regression, "discriminant" (two normal densities), "boosting" (calibrated
-            trees), or "auto": the one with the best likelihood of rows left out, calibrated by these.
+        classifier: "linear" or "quadratic" logistic regression, "discriminant" (two normal densities), "boosting"
+            (calibrated trees), or "auto": the one with the best likelihood of rows left out, calibrated by these.
         flow: A density of these columns, for example fitted to both tables together: classifiers then see its latents.
         bridges: Ratios of neighbouring waymarks that telescoping takes, :math:`\alpha_k = k / m`.
         members: Whose spread is the standard error: posterior draws, or for trees fits to resampled rows. None for 32, or 8

@@ -12,7 +12,6 @@ from bijectory.apps.ratio.estimators import _features
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.tables import to_frame
 
-
 FEWEST = 20  # rows of each table
 
 
