@@ -76,7 +76,18 @@ from bijectory.apps.posterior import (
 )
 from bijectory.apps.predictive import Predictive
 from bijectory.apps.query import Marginal, Query, conditional
-from bijectory.apps.ratio import DensityRatio, FlowRatio, check_ratio, fit_ratio, ratio_weights, two_sample_test
+from bijectory.apps.ratio import (
+    DensityRatio,
+    FlowRatio,
+    RatioWeights,
+    TableDifference,
+    calibrate_ratio,
+    check_ratio,
+    compare_tables,
+    fit_ratio,
+    ratio_weights,
+    two_sample_test,
+)
 from bijectory.apps.regression import ConditionalFlow
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
@@ -137,23 +148,27 @@ __all__ = [
     "Predictive",
     "Prior",
     "Query",
+    "RatioWeights",
     "RoundTrip",
     "SampledPosterior",
     "Simulations",
     "SolverCheck",
     "Study",
+    "TableDifference",
     "TableFit",
     "TableFlow",
     "annealed_evidence",
     "benjamini_hochberg",
     "box_uniform",
     "bridge_evidence",
+    "calibrate_ratio",
     "calibration_of",
     "check_ratio",
     "check_solver",
     "code_length",
     "compare",
     "compare_models",
+    "compare_tables",
     "conditional",
     "conformal_p_values",
     "counterfactual",

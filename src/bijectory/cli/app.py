@@ -17,6 +17,7 @@ from bijectory.cli.infer import infer
 from bijectory.cli.list import list_recipes
 from bijectory.cli.predict import predict
 from bijectory.cli.query import query
+from bijectory.cli.ratio import ratio
 from bijectory.cli.report import report
 from bijectory.cli.sample import sample
 from bijectory.cli.sbi import sbi
@@ -61,6 +62,7 @@ for verb in (
     evidence,
     anomaly,
     compare,
+    ratio,
     sbi,
     predict,
     query,

@@ -132,6 +132,16 @@ def claim_evidence(out: Path, *, overwrite: bool) -> None:
     claim_study(out, overwrite=overwrite, record="evidence.json", verb="evidence")
 
 
+def claim_ratio(out: Path, *, overwrite: bool) -> None:
+    """Make sure that a comparison may be written to ``out``."""
+    check(not out.exists() or out.is_dir(), ConfigError, f"--out {out} is a file; name a folder.")
+    empty = not out.exists() or not any(out.iterdir())
+    remedy = "replace the comparison with --overwrite, or name another."
+    check(empty or overwrite, ConfigError, f"--out {out} is not empty; {remedy}")
+    ours = empty or (out / "ratio.json").exists()
+    check(ours, ConfigError, f"--overwrite: {out} holds no comparison of `bijectory ratio`; name another folder.")
+
+
 def claim_demo(out: Path) -> None:
     """Make sure that ``out`` is empty or holds an earlier demonstration, which is replaced."""
     ours = not out.exists() or (out.is_dir() and (not any(out.iterdir()) or (out / "picture.png").exists()))

@@ -17,12 +17,15 @@ def query(
     where: Annotated[list[str], Option(metavar="COLUMN=VALUE,...", help="Known columns; may be repeated.")],
     n: Annotated[int, Option("-n", min=1, help="Number of rows.")] = 1000,
     min_ess: Annotated[float | None, Option(min=1, help="Smallest effective sample size; min(n, 100).")] = None,
-    seed: Annotated[int, Option(help="Seed.")] = 0,
+    method: Annotated[
+        str, Option(metavar="auto|importance|chains", help="Weights, Markov chains, or as needed.")
+    ] = "auto",
+    seed: Annotated[int, Option(min=0, help="Seed.")] = 0,
     out: Annotated[Path | None, Option("--out", "-o", help="CSV or Parquet (stdout if absent).")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw rows from p(other columns | known columns), by importance sampling with its effective sample size."""
+    """Draw rows from p(other columns | known columns), by importance sampling or Markov chains, whichever holds."""
     known: dict[str, float] = {}
     for name, text in (options.pair(word, "--where", "COLUMN=VALUE") for word in options.names(where)):
         check(name not in known, ConfigError, f"--where names {name!r} twice; give each column one value.")
@@ -30,14 +33,10 @@ def query(
     check(bool(known), ConfigError, "--where is empty; write it as --where COLUMN=VALUE.")
     from bijectory.apps import TableFlow, conditional
 
-    found = conditional(TableFlow.load(run), known, n, min_ess=min_ess, seed=seed)
+    found = conditional(TableFlow.load(run), known, n, min_ess=min_ess, method=method, seed=seed)  # type: ignore[arg-type]
     if out is not None or not json:
         write_frame(found.rows, out)
     if json:
-        facts = ("log_density", "error", "ess", "draws", "distinct")
+        facts = ("log_density", "error", "ess", "draws", "distinct", "method", "khat", "rhat", "reliable")
         write_json({"rows": n, "known": known, **{name: getattr(found, name) for name in facts}})
-    density = f"log-density of the known columns {found.log_density:.4f} ± {found.error:.4f} nats"
-    say(
-        f"{n} rows ({found.distinct} distinct), effective sample size {found.ess:.0f} of {found.draws}; {density}",
-        quiet=quiet or json,
-    )
+    say(found.summary(), quiet=quiet or json)

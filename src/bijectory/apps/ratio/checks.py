@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from bijectory.apps.ratio.estimators import DensityRatio
@@ -19,6 +20,7 @@ class RatioCheck:
         mean_p: Mean of :math:`1/r` over rows of p, and its standard error.
         slope: Of the logistic regression of the label on the log-ratio: below 1 the ratio is overconfident.
         intercept: Of the same.
+        slope_se: Standard error of the slope: large where the log-ratios hardly vary.
 
     Example:
         >>> RatioCheck((1.0, 0.1), (1.5, 0.1), 0.5, 0.0).ok
@@ -29,12 +31,13 @@ class RatioCheck:
     mean_p: tuple[float, float]
     slope: float
     intercept: float
+    slope_se: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether both means are within 4 standard errors (or 0.1) of 1, slope and intercept within 0.25 of 1 and 0."""
+        """Whether the means are 1 up to 4 standard errors or 0.1, the slope 1 up to 3 or 0.25, the intercept 0 by 0.25."""
         means = all(abs(m - 1) <= max(4 * se, 0.1) for m, se in (self.mean_q, self.mean_p))
-        return means and abs(self.slope - 1) <= 0.25 and abs(self.intercept) <= 0.25
+        return means and abs(self.slope - 1) <= max(0.25, 3 * self.slope_se) and abs(self.intercept) <= 0.25
 
 
 def check_ratio(ratio: DensityRatio, p: Any, q: Any) -> RatioCheck:
@@ -56,15 +59,24 @@ def check_ratio(ratio: DensityRatio, p: Any, q: Any) -> RatioCheck:
         >>> check_ratio(true, p, q).ok, check_ratio(loud, p, q).ok
         (True, False)
     """
-    above, below = ratio.log_ratio(p), ratio.log_ratio(q)
+    return check_log_ratios(ratio.log_ratio(p), ratio.log_ratio(q))
+
+
+def check_log_ratios(above: NDArray[np.float64], below: NDArray[np.float64]) -> RatioCheck:
+    """``check_ratio`` by the log-ratios of fresh rows of p and of q."""
     both = np.concatenate([above, below])
     check(
         bool(np.isfinite(both).all()), DataError, "the ratio is 0, infinite or unknown on some rows; leave these out."
     )
-    r, inverse = np.exp(below), np.exp(-above)
-    means = [(float(v.mean()), float(v.std(ddof=1) / np.sqrt(len(v)))) for v in (r, inverse)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = [(float(v.mean()), float(v.std(ddof=1) / np.sqrt(len(v)))) for v in (np.exp(below), np.exp(-above))]
     label = np.arange(len(both)) < len(above)
     # Classes of equal weight, so that the intercept of a calibrated ratio is 0.
     weight = np.where(label, 0.5 / len(above), 0.5 / len(below)) * len(both)
     line = LogisticRegression(C=1e6).fit(both[:, None], label, sample_weight=weight)
-    return RatioCheck(means[0], means[1], float(line.coef_[0, 0]), float(line.intercept_[0]))
+    p = line.predict_proba(both[:, None])[:, 1]
+    w = weight * p * (1 - p)
+    centred = both - np.average(both, weights=w) if w.sum() > 0 else both
+    information = float(w @ centred**2)
+    se = information**-0.5 if information > 0 else float("inf")
+    return RatioCheck(means[0], means[1], float(line.coef_[0, 0]), float(line.intercept_[0]), se)

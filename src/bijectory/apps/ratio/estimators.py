@@ -2,14 +2,14 @@
 
 import abc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bijectory.apps.ratio.classifiers import Classifier, check_classifier, log_odds_of
+from bijectory.apps.ratio.classifiers import Bridge, Classifier, Fitted, check_classifier, fit_classifier
 from bijectory.apps.table_flow import TableFlow
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.tables import to_frame, to_matrix
@@ -17,7 +17,6 @@ from bijectory.tables.frame import check_columns
 from bijectory.tables.schema import check_finite
 
 Method = Literal["classifier", "telescoping"]
-Bridge = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class LogRatio(NamedTuple):
@@ -49,10 +48,10 @@ class DensityRatio(abc.ABC):
         return self.members(data).mean(0)
 
     def log_ratio_and_error(self, data: Any) -> LogRatio:
-        """Log-ratio of each row and its standard error: the spread of the members (noise of the fit, not its bias)."""
+        """Log-ratio of each row and its standard error, the spread of the members: NaN where there is one only."""
         found = self.members(data)
         se = found.std(0, ddof=1) if len(found) > 1 else np.full(found.shape[1], np.nan)
-        return LogRatio(found.mean(0), se)
+        return LogRatio(self.log_ratio(data), se)
 
 
 class FlowRatio(DensityRatio):
@@ -99,6 +98,8 @@ class ClassifierRatio(DensityRatio):
         names: Columns, in order.
         bridges: For each member its classifiers' log-odds, one for each pair of neighbouring waymarks.
         flow: The flow whose latents the classifiers see, or None.
+        centre: The same of the estimate; None for the mean of the members.
+        classifiers: Name of the classifier of each bridge, for people.
 
     Example:
         >>> ratio = ClassifierRatio(["a"], [[lambda x: 2 * x[:, 0]]])
@@ -106,12 +107,27 @@ class ClassifierRatio(DensityRatio):
         array([2., 6.])
     """
 
-    def __init__(self, names: list[str], bridges: list[list[Bridge]], flow: TableFlow | None = None) -> None:
+    def __init__(
+        self,
+        names: list[str],
+        bridges: list[list[Bridge]],
+        flow: TableFlow | None = None,
+        *,
+        centre: list[Bridge] | None = None,
+        classifiers: Sequence[str] = (),
+    ) -> None:
         self.names, self.bridges, self.flow = names, bridges, flow
+        self.centre, self.classifiers = centre, tuple(classifiers)
 
     def members(self, data: Any) -> NDArray[np.float64]:
         x = _features(data, self.names, self.flow)
         return np.stack([np.sum([bridge(x) for bridge in member], axis=0) for member in self.bridges])
+
+    def log_ratio(self, data: Any) -> NDArray[np.float64]:
+        if self.centre is None:
+            return super().log_ratio(data)
+        x = _features(data, self.names, self.flow)
+        return np.asarray(np.sum([bridge(x) for bridge in self.centre], axis=0))
 
 
 def fit_ratio(
@@ -119,10 +135,10 @@ def fit_ratio(
     q: Any,
     *,
     method: Method = "classifier",
-    classifier: Classifier = "quadratic",
+    classifier: Classifier = "auto",
     flow: TableFlow | None = None,
     bridges: int = 4,
-    members: int = 8,
+    members: int | None = None,
     seed: int = 0,
 ) -> ClassifierRatio:
     r"""Estimate :math:`\log p(x) / q(x)` from rows of both.
@@ -131,10 +147,12 @@ def fit_ratio(
         p: Rows of the numerator.
         q: Rows of the denominator, the same columns.
         method: "classifier", or "telescoping" where the two hardly overlap.
-        classifier: "linear" or "quadratic" logistic regression, or "boosting" (calibrated trees).
+        classifier: "linear" or "quadratic" logistic regression, "discriminant" (two normal densities), "boosting"
+            (calibrated trees), or "auto": the one with the best likelihood of rows left out, calibrated by these.
         flow: A density of these columns, for example fitted to both tables together: classifiers then see its latents.
         bridges: Ratios of neighbouring waymarks that telescoping takes, :math:`\alpha_k = k / m`.
-        members: Fits to reweighted rows, for the standard error.
+        members: Whose spread is the standard error: posterior draws, or for trees fits to resampled rows. None for 32, or 8
+            for trees; with 1 there is no error.
         seed: Seed.
 
     Raises:
@@ -147,40 +165,43 @@ def fit_ratio(
     Example:
         >>> rng = np.random.default_rng(0)
         >>> p, q = {"a": rng.normal(1, 1, 2000)}, {"a": rng.normal(0, 1, 2000)}  # the log-ratio is a - 1/2
-        >>> fit_ratio(p, q, classifier="linear").log_ratio({"a": [1.5, 2.5]}).round()
-        array([1., 2.])
+        >>> ratio = fit_ratio(p, q)
+        >>> ratio.log_ratio({"a": [1.5, 2.5]}).round(), ratio.classifiers
+        (array([1., 2.]), ('linear',))
     """
     check(method in get_args(Method), ConfigError, f"method={method!r}; use 'classifier' or 'telescoping'.")
-    check(bridges >= 1 and members >= 1, ConfigError, f"bridges={bridges}, members={members} must be at least 1.")
+    enough = bridges >= 1 and (members is None or members >= 1)
+    check(enough, ConfigError, f"bridges={bridges}, members={members} must be at least 1.")
     check_classifier(classifier)
     names = [c.name for c in flow.schema.columns] if flow is not None else list(to_frame(p).columns)
     x, y = _features(p, names, flow), _features(q, names, flow)
     few = f"p has {len(x)} rows, q {len(y)}; a ratio needs at least 10 of each."
     check(min(len(x), len(y)) >= 10, DataError, few)
     rng, alphas = np.random.default_rng(seed), np.linspace(0, 1, (bridges if method == "telescoping" else 1) + 1)
-    found: list[list[Bridge]] = []
     # Waymarks are mixtures around a common centre, in common units.
     pool = np.concatenate([x, y])
     centre, spread = pool.mean(0), np.where(pool.std(0) > 0, pool.std(0), 1.0)
     a, b = (x - centre) / spread, (y - centre) / spread
-    for _ in range(members):
-        # Weights, not copies: a row and its copy must not end up on both sides of a fold.
-        u, v = (np.bincount(rng.integers(0, n, n), minlength=n).astype(float) for n in (len(a), len(b)))
-        if members == 1:
-            u, v = np.ones(len(a)), np.ones(len(b))
-        chain: list[Bridge] = []
-        n = max(len(a), len(b))
-        i, j = (np.concatenate([rng.permutation(k) for _ in range(-(-n // k))])[:n] for k in (len(a), len(b)))
-        for low, high in itertools.pairwise(alphas):
-            left, lw = (a, u) if low == 0 else (_mix(a[i], b[j], low), u[i] * v[j])
-            right, rw = (b, v) if high == 1 else (_mix(a[i], b[j], high), u[i] * v[j])
-            label = np.arange(len(left) + len(right)) < len(left)
-            rows, weight = np.concatenate([left, right]), np.concatenate([lw, rw])
-            chain.append(
-                _Rescaled(log_odds_of(classifier, rows, label, weight, int(rng.integers(2**31))), centre, spread)
-            )
-        found.append(chain)
-    return ClassifierRatio(names, found, flow)
+    n = max(len(a), len(b))
+    i, j = (np.concatenate([rng.permutation(k) for _ in range(-(-n // k))])[:n] for k in (len(a), len(b)))
+    found: list[Fitted] = []
+    for low, high in itertools.pairwise(alphas):
+        left = a if low == 0 else _mix(a[i], b[j], low)
+        right = b if high == 1 else _mix(a[i], b[j], high)
+        label = np.arange(len(left) + len(right)) < len(left)
+        found.append(fit_classifier(classifier, np.concatenate([left, right]), label, members, rng))
+    count = min(len(f.members) for f in found)  # bridges with trees have fewer
+
+    def rescaled(bridge: Bridge) -> Bridge:
+        return _Rescaled(bridge, centre, spread)
+
+    return ClassifierRatio(
+        names,
+        [[rescaled(f.members[k]) for f in found] for k in range(count)],
+        flow,
+        centre=[rescaled(f.centre) for f in found],
+        classifiers=[f.name for f in found],
+    )
 
 
 class _Rescaled:

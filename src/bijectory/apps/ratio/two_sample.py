@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bijectory.apps.ratio.classifiers import Classifier, check_classifier, log_odds_of
+from bijectory.apps.ratio.classifiers import Classifier, check_classifier, fit_classifier, split_folds
 from bijectory.apps.ratio.estimators import _features
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.tables import to_frame
+
+FEWEST = 20  # rows of each table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +43,12 @@ def two_sample_test(
     labels of the other half can be exchanged freely, and :math:`(1 + \#\{b : A_b \ge A\}) / (B + 1)` over :math:`B`
     permutations of them is a valid p-value of the area :math:`A` under the ROC curve.
 
+    Rows that are in both tables stay on one side.
+
     Args:
         p: Rows of one table.
         q: Rows of the other, the same columns.
-        classifier: "linear", "quadratic", or "boosting".
+        classifier: As for ``fit_ratio``.
         permutations: Number of permutations.
         seed: Seed of halves, trees and permutations.
 
@@ -66,32 +70,19 @@ def two_sample_test(
     check_classifier(classifier)
     names = list(to_frame(p).columns)
     tables = [_features(rows, names, None) for rows in (p, q)]
-    few = f"p has {len(tables[0])} rows, q {len(tables[1])}; the test needs at least 20 of each."
-    check(min(map(len, tables)) >= 20, DataError, few)
+    few = f"p has {len(tables[0])} rows, q {len(tables[1])}; the test needs at least {FEWEST} of each."
+    check(min(map(len, tables)) >= FEWEST, DataError, few)
     rng = np.random.default_rng(seed)
-    tables = [x[rng.permutation(len(x))] for x in tables]
-    train, test = ([x[part(len(x))] for x in tables] for part in (_first, _second))
-    x, label = _labelled(train)
-    odds = log_odds_of(classifier, x, label, np.ones(len(x)), int(rng.integers(2**31)))
-    x, label = _labelled(test)
-    rank = stats.rankdata(odds(x))
-    n, m = len(test[0]), len(test[1])
+    x, label = np.concatenate(tables), np.repeat([True, False], [len(tables[0]), len(tables[1])])
+    train, test = split_folds(x, label, 2, int(rng.integers(2**31)))[0]
+    centre, spread = x[train].mean(0), np.where(x[train].std(0) > 0, x[train].std(0), 1.0)
+    z = (x - centre) / spread
+    odds = fit_classifier(classifier, z[train], label[train], 1, rng).centre
+    rank, label = stats.rankdata(odds(z[test])), label[test]
+    n, m = int(label.sum()), int((~label).sum())
     auc = _area(rank, label, n, m)
     extreme = sum(_area(rank, rng.permutation(label), n, m) >= auc - 1e-12 for _ in range(permutations))
     return TwoSampleTest(auc, (1 + extreme) / (permutations + 1), (n, m))
-
-
-def _first(n: int) -> slice:
-    return slice(0, n // 2)
-
-
-def _second(n: int) -> slice:
-    return slice(n // 2, None)
-
-
-def _labelled(tables: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    x = np.concatenate(tables)
-    return x, np.arange(len(x)) < len(tables[0])
 
 
 def _area(rank: NDArray[np.float64], label: NDArray[np.bool_], n: int, m: int) -> float:
