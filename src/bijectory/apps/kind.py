@@ -7,8 +7,8 @@ from typing import Literal
 SCHEMA = "schema.json"
 
 
-def run_kind(folder: str | Path) -> Literal["table", "image", "posterior"]:
-    """Whether a run folder holds the model of a table, of images, or a posterior; what is none counts as a (broken) table.
+def run_kind(folder: str | Path) -> Literal["table", "image", "posterior", "vae"]:
+    """Whether a run folder holds the model of a table, of images, a posterior, or a VAE; what is none counts as a (broken) table.
 
     Example:
         >>> run_kind("nowhere")
@@ -19,4 +19,4 @@ def run_kind(folder: str | Path) -> Literal["table", "image", "posterior"]:
     except (OSError, ValueError):
         return "table"
     kind = found.get("kind") if isinstance(found, dict) else None
-    return kind if kind in ("image", "posterior") else "table"
+    return kind if kind in ("image", "posterior", "vae") else "table"
