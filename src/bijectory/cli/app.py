@@ -22,6 +22,7 @@ from bijectory.cli.sbi import sbi
 from bijectory.cli.score import score
 from bijectory.cli.show import show
 from bijectory.cli.solver import solver
+from bijectory.cli.vae import vae
 
 app = typer.Typer(
     name="bijectory",
@@ -60,6 +61,7 @@ for verb in (
     anomaly,
     compare,
     sbi,
+    vae,
     predict,
     query,
     demo,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bijectory.bijections import RationalQuadratic
 from bijectory.densities import Density, DiagonalNormal, Flow
 from bijectory.errors import ConfigError, check
-from bijectory.nets import TimeMLP
+from bijectory.nets import MLP, TimeMLP
 from bijectory.recipes.autoregressive import alternating_layers
 from bijectory.recipes.coupling import bounded_affine, coupling_stack, linear_mixing
 from bijectory.transforms import Chain, Continuous, Inverse, Planar, Sylvester, Transform
@@ -107,7 +107,8 @@ def amortized_posterior(name: str, latent: int, context: int, **args: Any) -> De
     names = list(inspect.signature(build).parameters)[2:]
     strange = ", ".join(sorted(set(args) - set(names)))
     check(not strange, ConfigError, f"posterior {name!r} has no argument {strange}; it takes {', '.join(names) or 'none'}.")
-    base = DiagonalNormal(latent, context, ())
+    # Moments that read the code in full from the first step: near-zero weights would let units die in the warm-up.
+    base = DiagonalNormal(latent, context, (), MLP(0, 2 * latent, (), context, head_scale=1.0))
     try:
         steps = build(latent, context, **args)
     except TypeError as error:
