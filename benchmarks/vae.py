@@ -55,7 +55,9 @@ def frey(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return x[:-400], x[-400:]
 
 
-def run(name: str, seed: int, train: torch.Tensor, test: torch.Tensor, options: argparse.Namespace) -> dict[str, object]:
+def run(
+    name: str, seed: int, train: torch.Tensor, test: torch.Tensor, options: argparse.Namespace
+) -> dict[str, object]:
     """Train one model and measure it."""
     torch.manual_seed(seed)
     pixels = {"likelihood": "logistic", "levels": 256} if options.frey else {"likelihood": "bernoulli"}
@@ -111,7 +113,10 @@ def measure(vae: VAE, test: torch.Tensor, options: argparse.Namespace) -> dict[s
 
 def table(rows: list[dict]) -> str:
     """Means and ranges over the seeds, in the order of the posteriors."""
-    lines = ["| posterior | parameters | -ELBO | IW-NLL (subset) | gap | active | CPU s |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| posterior | parameters | -ELBO | IW-NLL (subset) | gap | active | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in POSTERIORS:
         found = [r for r in rows if r["posterior"] == name]
         if found:
@@ -119,7 +124,15 @@ def table(rows: list[dict]) -> str:
             gap = statistics.mean(r["negative_elbo_subset"] - r["iw_nll_subset"] for r in found)
             active = "/".join(str(r["active_units"]) for r in found)
             seconds = statistics.mean(r["cpu_seconds"] for r in found)
-            cells = [name, f"{found[0]['parameters']:,}", spread(elbo), spread(nll), f"{gap:.2f}", active, f"{seconds:.0f}"]
+            cells = [
+                name,
+                f"{found[0]['parameters']:,}",
+                spread(elbo),
+                spread(nll),
+                f"{gap:.2f}",
+                active,
+                f"{seconds:.0f}",
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

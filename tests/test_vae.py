@@ -40,7 +40,11 @@ def randomize(module, scale=0.4, seed=0):
     """Weights as after training: no symmetry, no zero."""
     generator = torch.Generator().manual_seed(seed)
     for p in module.parameters():
-        p.data += scale * torch.randn(p.shape, generator=generator, dtype=p.dtype) / max(1, p.shape[-1] if p.dim() else 1) ** 0.5
+        p.data += (
+            scale
+            * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            / max(1, p.shape[-1] if p.dim() else 1) ** 0.5
+        )
     return module
 
 
@@ -246,7 +250,10 @@ def test_levels_have_probabilities_that_sum_to_one(kind, scale):
 
 def test_logistic_levels_keep_their_tails():
     net = nn.Linear(1, 2).double()
-    net.weight.data, net.bias.data = torch.zeros(2, 1, dtype=torch.float64), torch.tensor([0.0, -6.0], dtype=torch.float64)
+    net.weight.data, net.bias.data = (
+        torch.zeros(2, 1, dtype=torch.float64),
+        torch.tensor([0.0, -6.0], dtype=torch.float64),
+    )
     pixels = LogisticLevels(1, 1, net, levels=256)
     x = torch.tensor([[0.0], [20.0], [127.0], [255.0]], dtype=torch.float64, requires_grad=True)
     value = pixels.log_prob(x, torch.zeros(4, 1, dtype=torch.float64))
@@ -304,7 +311,9 @@ def test_networks_of_ones_own_need_nothing_but_shapes():
 
 
 def test_parts_that_do_not_fit_are_refused_by_name():
-    with pytest.raises(ShapeError, match=r"the encoder turns \(3, 4\) into \(3, 2\), the posterior reads a code \(3, 5\)"):
+    with pytest.raises(
+        ShapeError, match=r"the encoder turns \(3, 4\) into \(3, 2\), the posterior reads a code \(3, 5\)"
+    ):
         VAE(nn.Linear(4, 2), bj.DiagonalNormal(2, 5), GaussianValues(4, 2, nn.Linear(2, 4))).elbo(torch.zeros(3, 4))
     with pytest.raises(ConfigError, match=r"reads latents \(2,\); the posterior is one of \(3,\)"):
         VAE(nn.Linear(4, 5), bj.DiagonalNormal(3, 5), GaussianValues(4, 2, nn.Linear(2, 4)))

@@ -12,6 +12,8 @@ from torch import nn
 import bijectory as bj
 from bijectory.apps import run_kind
 from bijectory.apps.vae import (
+    LIKELIHOODS,
+    VAE,
     ElboHistory,
     VaeFit,
     VaeModel,
@@ -24,6 +26,7 @@ from bijectory.apps.vae import (
 )
 from bijectory.errors import CheckpointError, ConfigError, DataError, DomainError, NonFiniteError, ShapeError
 from bijectory.nets import DenseDecoder
+from bijectory.spec.registry import APPLICATIONS, find_class
 from bijectory.training import Callback
 from images_support import blobs
 
@@ -35,7 +38,12 @@ TINY = {"latent": 2, "hidden": (16,)}
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "blobs"
-    words = {"posterior": "sylvester", "posterior_args": {"layers": 2}, "prior": "real_nvp", "prior_args": {"layers": 2}}
+    words = {
+        "posterior": "sylvester",
+        "posterior_args": {"layers": 2},
+        "prior": "real_nvp",
+        "prior_args": {"layers": 2},
+    }
     return fit_vae(blobs(300)[0], **TINY, **words, config=QUICK.replace(epochs=12, lr=1e-2), out=out)
 
 
@@ -74,7 +82,17 @@ def test_a_run_folder_is_read_again(fitted, tmp_path):
     x = fitted.test
     assert torch.equal(again.log_likelihood(x, 20).log_prob, fitted.model.log_likelihood(x, 20).log_prob)
     assert np.array_equal(again.sample(5, seed=1), fitted.model.sample(5, seed=1))
-    code = f"import bijectory; print(type(bijectory.load({str(tmp_path / 'copy')!r})).__name__)"
+
+
+def test_every_class_that_is_stored_is_found_by_name():
+    parts = {"VAE": VAE, **{kind.__name__: kind for kind in LIKELIHOODS.values()}}
+    assert {name: find_class(name) for name in APPLICATIONS} == parts
+
+
+@pytest.mark.slow  # budget: 10 s, the imports of a new process
+def test_a_run_is_loaded_where_nothing_was_imported(fitted, tmp_path):
+    fitted.model.save(tmp_path)
+    code = f"import bijectory; print(type(bijectory.load({str(tmp_path)!r})).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=SOURCE)
     assert done.stdout.split() == ["VAE"], done.stderr
 
@@ -114,7 +132,9 @@ def test_rows_are_scored_in_their_own_units():
     cov = np.array([[9.25, -300.0], [-300.0, 10_400.0]])
     exact = torch.distributions.MultivariateNormal(torch.tensor([7.0, 1e3]).double(), torch.from_numpy(cov))
     test = torch.from_numpy(fitted.test)
-    assert fitted.model.log_likelihood(fitted.test, 300).mean == pytest.approx(float(exact.log_prob(test).mean()), abs=0.35)
+    assert fitted.model.log_likelihood(fitted.test, 300).mean == pytest.approx(
+        float(exact.log_prob(test).mean()), abs=0.35
+    )
     draws = fitted.model.sample(2000, seed=0)
     assert (np.abs(draws.mean(0) - [7.0, 1e3]) < [0.7, 25.0]).all()
     assert np.corrcoef(draws.T)[0, 1] == pytest.approx(-0.967, abs=0.06)
@@ -146,7 +166,7 @@ def test_networks_and_densities_of_ones_own(tmp_path):
         def forward(self, x):
             return x.flatten(1)
 
-    with pytest.raises(CheckpointError, match="encoder: a .*Odd cannot be stored; .*@bijectory.register"):
+    with pytest.raises(CheckpointError, match=r"encoder: a .*Odd cannot be stored; .*@bijectory.register"):
         fit_vae(x, **{**words, "encoder": Odd(), "posterior": "diagonal"}, out=tmp_path / "other")
     assert fit_vae(x, **{**words, "encoder": Odd(), "posterior": "diagonal"}).vae.posterior.context == 16
 
@@ -177,7 +197,12 @@ def test_settings_suit_the_number_of_images():
         (np.array([["a", "b"], ["c", "d"]]), {}, DataError, "numbers only"),
         (np.ones((5, 2)), {}, DataError, r"column \[0, 1\] is constant"),
         (np.random.default_rng(0).normal(size=(9, 2)), {"binarize": "dynamic"}, ConfigError, "are for images"),
-        (np.random.default_rng(0).normal(size=(9, 2)), {"likelihood": "bernoulli"}, ConfigError, "rows need the gaussian"),
+        (
+            np.random.default_rng(0).normal(size=(9, 2)),
+            {"likelihood": "bernoulli"},
+            ConfigError,
+            "rows need the gaussian",
+        ),
         (np.random.default_rng(0).normal(size=(9, 2)), {"net": "gated"}, ConfigError, "use a dense network"),
         (np.random.default_rng(0).normal(size=(9, 2)), {"warm_up": -1}, ConfigError, "warm_up must not be negative"),
         (np.random.default_rng(0).normal(size=(9, 2)), {"latent": 0}, ConfigError, "latent must be at least 1"),
@@ -199,5 +224,5 @@ def test_models_refuse_other_data(fitted, tmp_path):
     with pytest.raises(ShapeError, match="the model has events"):
         VaeModel(fitted.vae, VaeSchema(loc=(0.0,), scale=(1.0,)))
     bj.save(bj.real_nvp(2), tmp_path)
-    with pytest.raises(CheckpointError, match="is .* a run folder"):
+    with pytest.raises(CheckpointError, match=r"is .* a run folder"):
         VaeModel.load(tmp_path)

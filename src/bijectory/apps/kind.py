@@ -8,7 +8,9 @@ SCHEMA = "schema.json"
 
 
 def run_kind(folder: str | Path) -> Literal["table", "image", "posterior", "vae"]:
-    """Whether a run folder holds the model of a table, of images, a posterior, or a VAE; what is none counts as a (broken) table.
+    """What a run folder holds: the model of a table or of images, a posterior, or an autoencoder ("vae").
+
+    What is none of these counts as a (broken) table.
 
     Example:
         >>> run_kind("nowhere")

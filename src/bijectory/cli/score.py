@@ -18,7 +18,9 @@ def score(
     nonfinite: Annotated[
         str, Option(metavar="raise|propagate", help="Rows with NaN: refuse, or score as NaN.")
     ] = "raise",
-    samples: Annotated[int | None, Option(min=1, help="Images, autoencoders: samples; more give a tighter bound.")] = None,
+    samples: Annotated[
+        int | None, Option(min=1, help="Images, autoencoders: samples; more give a tighter bound.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -10,7 +10,9 @@ from bijectory.cli.words import Json, Quiet, Words
 
 
 def vae(
-    data: Annotated[Path, Argument(help="Images: .npy, .npz, idx, folder of PNG. Tables of numbers: CSV, Parquet, .npy.")],
+    data: Annotated[
+        Path, Argument(help="Images: .npy, .npz, idx, folder of PNG. Tables of numbers: CSV, Parquet, .npy.")
+    ],
     *,
     out: Annotated[Path, Option("--out", "-o", help="Run folder to write.")],
     posterior: Annotated[

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-
 from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.mlp import MLP, Dense
@@ -199,5 +198,3 @@ def _image(shape: Sequence[int]) -> tuple[int, ...]:
     sizes = _shape(shape)
     check(len(sizes) == 3, ConfigError, f"shape={sizes} must be (channels, height, width); use a dense network.")
     return sizes
-
-

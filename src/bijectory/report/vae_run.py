@@ -69,11 +69,15 @@ def vae_verdicts(
         found.append(Verdict(light, "does not overfit", f"{loss:.3f} nats of ELBO", rule))
     light = "good" if gap < 1 else "warn" if gap < 5 else "bad"
     value = f"{gap:.3f} nats between bound and log-likelihood"
-    found.append(Verdict(light, "the posterior is close", value, "good below 1 nat, bad from 5; a richer posterior helps"))
+    found.append(
+        Verdict(light, "the posterior is close", value, "good below 1 nat, bad from 5; a richer posterior helps")
+    )
     ess = float(weighted.ess.median())
     light = "good" if ess >= 0.1 * weighted.samples else "warn" if ess >= 10 else "bad"
     value = f"median {ess:.0f} effective of {weighted.samples} samples"
-    found.append(Verdict(light, "log-likelihoods can be trusted", value, "good from a tenth of the samples, bad below 10"))
+    found.append(
+        Verdict(light, "log-likelihoods can be trusted", value, "good from a tenth of the samples, bad below 10")
+    )
     return found
 
 
@@ -83,13 +87,23 @@ def pictures(model: VaeModel, events: np.ndarray, seed: int) -> list[tuple[str, 
     back = model.reconstruct(few, seed=seed)
     images = model.schema.images
     if images is None:
-        return [("samples", "Rows that were held out, draws, and reconstructions", to_png(scatter(model, events, seed)))]
+        return [
+            ("samples", "Rows that were held out, draws, and reconstructions", to_png(scatter(model, events, seed)))
+        ]
     shown = few if model.schema.binarize == "no" else model.schema.decode(model.schema.events(few))
-    pairs = [t for start in range(0, len(few), COLUMNS) for t in (shown[start : start + COLUMNS], back[start : start + COLUMNS])]
+    pairs = [
+        t
+        for start in range(0, len(few), COLUMNS)
+        for t in (shown[start : start + COLUMNS], back[start : start + COLUMNS])
+    ]
     series = (
         ("samples", "Draws from the model", model.sample(SHOWN, seed=seed)),
         ("means", "Means of the decoder at the same latents", model.sample(SHOWN, seed=seed, mean=True)),
-        ("reconstructions", "Held-out images, and below each row what comes back from the latent", np.concatenate(pairs)),
+        (
+            "reconstructions",
+            "Held-out images, and below each row what comes back from the latent",
+            np.concatenate(pairs),
+        ),
     )
     return [(name, text, picture(images.channels_last(x), images.levels, COLUMNS)) for name, text, x in series]
 
@@ -120,7 +134,9 @@ def plots(records: Sequence[Mapping[str, Any]], active: ActiveUnits) -> list[tup
             ax.plot(epochs, values, color=color, label=label, marker=".", ms=4)
         ax.set(xlabel="epoch", ylabel="nats")
         ax.legend(frameon=False)
-        figures.append(("learning", "Learning curves; in the warm-up the training loss weighs the KL term less", to_png(figure)))
+        figures.append(
+            ("learning", "Learning curves; in the warm-up the training loss weighs the KL term less", to_png(figure))
+        )
         figure, ax = new_figure(6.4, 3.2)
         ax.plot(epochs, [-r["reconstruction"] for r in records], color=DATA, label="-reconstruction", marker=".", ms=4)
         ax.set(xlabel="epoch", ylabel="-reconstruction, nats")
@@ -134,4 +150,7 @@ def plots(records: Sequence[Mapping[str, Any]], active: ActiveUnits) -> list[tup
     ax.bar(np.arange(len(variance)), variance, color=MODEL)
     ax.axhline(0.01, color=QUIET, lw=0.8)
     ax.set(yscale="log", xlabel="latent dimension, sorted", ylabel="variance of posterior means")
-    return [*figures, ("units", "Active units: how far the data move each dimension; above 0.01 it is active", to_png(figure))]
+    return [
+        *figures,
+        ("units", "Active units: how far the data move each dimension; above 0.01 it is active", to_png(figure)),
+    ]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Anneal(Callback):
     r"""Raises the weight of the target (of the KL term), :math:`\beta_t = \min(1, \beta_0 + t / T)` at step :math:`t`.
 
-    With a small :math:`\beta` the model first spreads over the modes, and an autoencoder first learns to reconstruct. Validation, and with it the choice of the best
-    weights, is always at :math:`\beta = 1`.
+    With a small :math:`\beta` the model first spreads over the modes, and an autoencoder first learns to reconstruct.
+    Validation, and with it the choice of the best weights, is always at :math:`\beta = 1`.
 
     Args:
         objective: The objective in training.

@@ -48,7 +48,8 @@ def build_vae(
         decoder: A module of your own ``(n, latent) -> (n, n_params, *event)``.
         prior: None for the standard normal, the name of a recipe for rows, or a density.
         prior_args: Arguments of a recipe.
-        levels: Number of levels of whole-number values, for "logistic" and "categorical"; the encoder scales them to [-1, 1].
+        levels: Number of levels of whole-number values, for "logistic" and "categorical"; built-in encoders scale them to
+            [-1, 1].
 
     Raises:
         ConfigError: On an unknown name, or parts that do not fit.
@@ -63,7 +64,9 @@ def build_vae(
     check(net in ("dense", "gated"), ConfigError, f"net={net!r}; use 'dense' or 'gated'.")
     kind = _known(likelihood, LIKELIHOODS, "likelihood")
     whole = likelihood in ("logistic", "categorical")
-    check(not whole or levels >= 2, ConfigError, f"the {likelihood} likelihood needs levels, their number; got {levels}.")
+    check(
+        not whole or levels >= 2, ConfigError, f"the {likelihood} likelihood needs levels, their number; got {levels}."
+    )
     n_params = {"logistic": 2, "categorical": levels}.get(likelihood, 1)
     gated = (32, 256) if tuple(hidden) == (300, 300) else tuple(hidden)
     if net == "gated" and (encoder is None or decoder is None):
@@ -74,7 +77,11 @@ def build_vae(
     if decoder is None:
         backwards = tuple(hidden)[::-1]
         gate = net == "gated"
-        decoder = GatedDecoder(latent, shape, n_params, gated[0]) if gate else DenseDecoder(latent, shape, n_params, backwards)
+        decoder = (
+            GatedDecoder(latent, shape, n_params, gated[0])
+            if gate
+            else DenseDecoder(latent, shape, n_params, backwards)
+        )
     built: Likelihood = kind(shape, latent, decoder, **({"levels": levels} if whole else {}))  # type: ignore[call-arg]
     if isinstance(posterior, str):
         posterior = amortized_posterior(posterior, latent, code_width(encoder, shape), **(posterior_args or {}))
@@ -105,7 +112,11 @@ def code_width(encoder: nn.Module, shape: Sequence[int]) -> int:
     except RuntimeError as error:
         raise ConfigError(f"the encoder does not take events (n, {', '.join(map(str, shape))}): {error}") from None
     ok = code.dim() == 2 and len(code) == 2
-    check(ok, ConfigError, f"the encoder turns (2, {', '.join(map(str, shape))}) into {tuple(code.shape)}, not (2, width).")
+    check(
+        ok,
+        ConfigError,
+        f"the encoder turns (2, {', '.join(map(str, shape))}) into {tuple(code.shape)}, not (2, width).",
+    )
     return int(code.shape[1])
 
 

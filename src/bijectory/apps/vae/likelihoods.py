@@ -171,7 +171,7 @@ class GaussianValues(Likelihood):
 
 @register
 class LogisticLevels(Likelihood):
-    r"""Whole numbers ``0 ... levels - 1``: a logistic distribution with decoded location and scale, cut into cells of width 1.
+    r"""Whole numbers ``0 ... levels - 1``: a logistic distribution, decoded location and scale, in cells of width 1.
 
     The first and the last cell reach to infinity. With :math:`a = (x + \tfrac12 - \mu)/s` and :math:`b = a - 1/s`
 
@@ -198,9 +198,7 @@ class LogisticLevels(Likelihood):
 
     n_params = 2
 
-    def __init__(
-        self, event_shape: int | Sequence[int], latent: int, net: nn.Module, levels: int = 256
-    ) -> None:
+    def __init__(self, event_shape: int | Sequence[int], latent: int, net: nn.Module, levels: int = 256) -> None:
         super().__init__(event_shape, latent, net)
         check(levels >= 2, ConfigError, f"levels must be at least 2, got {levels}.")
         self.levels = levels
@@ -234,7 +232,9 @@ class LogisticLevels(Likelihood):
     ) -> Tensor:
         """Draws; they are whole numbers, so there is no gradient."""
         location, log_scale = self._repeated(shape, c, *self._located(c))
-        return (location + log_scale.exp() * torch.logit(_uniform(location, generator))).round().clamp(0, self.levels - 1)
+        return (
+            (location + log_scale.exp() * torch.logit(_uniform(location, generator))).round().clamp(0, self.levels - 1)
+        )
 
 
 @register
@@ -254,9 +254,7 @@ class CategoricalLevels(Likelihood):
         torch.Size([5])
     """
 
-    def __init__(
-        self, event_shape: int | Sequence[int], latent: int, net: nn.Module, levels: int = 256
-    ) -> None:
+    def __init__(self, event_shape: int | Sequence[int], latent: int, net: nn.Module, levels: int = 256) -> None:
         super().__init__(event_shape, latent, net)
         check(levels >= 2, ConfigError, f"levels must be at least 2, got {levels}.")
         self.levels = self.n_params = levels

@@ -156,7 +156,9 @@ class VAE(nn.Module):
         return LogLikelihood.of_sums(first, second, samples)
 
     @torch.no_grad()
-    def active_units(self, x: Tensor, samples: int = 32, *, threshold: float = 0.01, seed: int | None = 0) -> ActiveUnits:
+    def active_units(
+        self, x: Tensor, samples: int = 32, *, threshold: float = 0.01, seed: int | None = 0
+    ) -> ActiveUnits:
         r"""Latent dimensions whose posterior mean moves with the data, :math:`\mathrm{Var}_x E_{q(z|x)}[z_j] > 0.01`.
 
         Means are over draws; the variance that these add is taken off.
@@ -220,9 +222,7 @@ class VAE(nn.Module):
             return self.decode(self.encode(x, samples, generator=generator)).mean(0)
 
     @torch.no_grad()
-    def sample(
-        self, shape: int | tuple[int, ...] = (), *, seed: int | None = None, mean: bool = False
-    ) -> Tensor:
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None, mean: bool = False) -> Tensor:
         """Draws of the model, ``(*shape, *event)``, without gradients.
 
         Args:
@@ -235,7 +235,7 @@ class VAE(nn.Module):
         z = self.prior.sample(shape, generator=generator)
         return self.likelihood.mean(z) if mean else self.likelihood.sample((), z, generator=generator)
 
-    def initialize(self, x: Tensor, c: Tensor | None = None) -> None:  # noqa: ARG002 - the signature that fit calls
+    def initialize(self, x: Tensor, c: Tensor | None = None) -> None:
         """Data-dependent initialisation of a prior that is a flow, from draws of the posterior at training rows."""
         if isinstance(self.prior, Flow):
             self.prior.initialize(self.encode(x[:2048])[0])
@@ -246,9 +246,7 @@ class VAE(nn.Module):
         z, log_q = self.posterior.rsample_and_log_prob(samples, code, generator=generator)
         return self.likelihood.log_prob(x, z) + self.prior.log_prob(z) - log_q
 
-    def _chunked(
-        self, x: Tensor, samples: int, width: int, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _chunked(self, x: Tensor, samples: int, width: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Log of the sum of the weights and of that of their squares, float64, ``width`` samples at a time."""
         code = self.code(x)
         sums = [x.new_full((len(x),), -math.inf, dtype=torch.float64) for _ in range(2)]

@@ -2,8 +2,8 @@ r"""Approximate posteriors :math:`q(z|x)`: a diagonal normal whose moments come 
 
 .. math:: z_0 \sim N(\mu(h), \sigma^2(h)), \qquad z = f^{-1}(z_0; h), \qquad h = \mathrm{encoder}(x)
 
-The flow reads the code ``h`` as well: planar and Sylvester maps have all their parameters from it, the networks of the others
-take it as an input. Each is turned so that a draw with its density is one pass.
+The flow reads the code ``h`` as well: planar and Sylvester maps have all their parameters from it, the networks of the
+others take it as an input. Each is turned so that a draw with its density is one pass.
 """
 
 import inspect
@@ -59,9 +59,7 @@ def _nsf(
     return [Inverse(step) for step in reversed(mixed)]
 
 
-def _cnf(
-    latent: int, context: int, *, hidden: Sequence[int] = (64,), method: str = "rk4", steps: int = 4
-) -> Steps:
+def _cnf(latent: int, context: int, *, hidden: Sequence[int] = (64,), method: str = "rk4", steps: int = 4) -> Steps:
     return [Continuous(TimeMLP(latent, context, hidden), method, steps)]
 
 
@@ -106,7 +104,11 @@ def amortized_posterior(name: str, latent: int, context: int, **args: Any) -> De
     build = POSTERIORS[name]
     names = list(inspect.signature(build).parameters)[2:]
     strange = ", ".join(sorted(set(args) - set(names)))
-    check(not strange, ConfigError, f"posterior {name!r} has no argument {strange}; it takes {', '.join(names) or 'none'}.")
+    check(
+        not strange,
+        ConfigError,
+        f"posterior {name!r} has no argument {strange}; it takes {', '.join(names) or 'none'}.",
+    )
     # Moments that read the code in full from the first step: near-zero weights would let units die in the warm-up.
     base = DiagonalNormal(latent, context, (), MLP(0, 2 * latent, (), context, head_scale=1.0))
     try:

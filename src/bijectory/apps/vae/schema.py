@@ -84,7 +84,9 @@ class VaeSchema(BaseModel):
             import torch
 
             flat = torch.from_numpy(x.reshape(len(x), -1)).long()
-            return (hashed_uniform(flat, 1, 0)[0].numpy() < flat.numpy() / self._top).astype(np.float64).reshape(x.shape)
+            return (
+                (hashed_uniform(flat, 1, 0)[0].numpy() < flat.numpy() / self._top).astype(np.float64).reshape(x.shape)
+            )
         return x.astype(np.float64)
 
     def decode(self, events: np.ndarray) -> np.ndarray:
