@@ -67,3 +67,11 @@ def test_a_continuous_flow_is_matched_polished_and_distilled(capsys, monkeypatch
     assert 0 <= found["divergence"] < 0.1
     assert found["speedup"] > 1.5
     assert "evaluations a row" in capsys.readouterr().out
+
+
+def test_an_autoencoder_of_digits_reports_bounds(capsys, monkeypatch):
+    found = load("vae_digits", monkeypatch).main(epochs=2, width=16)
+    assert all(-44.5 < bound < -30 for bound in found.values())  # 64 log 2 is 44.4: nothing was learned
+    out = capsys.readouterr().out
+    assert "median ESS" in out
+    assert "latent units are active" in out

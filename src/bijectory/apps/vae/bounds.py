@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -65,7 +64,8 @@ class LogLikelihood:
         )
 
 
-class ActiveUnits(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ActiveUnits:
     """Latent dimensions that the data move.
 
     Attributes:

@@ -73,7 +73,7 @@ def build_vae(
         check(len(gated) == 2, ConfigError, f"hidden={gated}: gated networks take (channels, width of the code).")
     scaled = levels if whole else 2 if likelihood == "bernoulli" else 0
     if encoder is None:
-        encoder = GatedEncoder(shape, *gated, scaled) if net == "gated" else DenseEncoder(shape, hidden, scaled)
+        encoder = GatedEncoder(shape, gated[0], gated[1], scaled) if net == "gated" else DenseEncoder(shape, hidden, scaled)
     if decoder is None:
         backwards = tuple(hidden)[::-1]
         gate = net == "gated"
@@ -82,7 +82,7 @@ def build_vae(
             if gate
             else DenseDecoder(latent, shape, n_params, backwards)
         )
-    built: Likelihood = kind(shape, latent, decoder, **({"levels": levels} if whole else {}))  # type: ignore[call-arg]
+    built: Likelihood = kind(shape, latent, decoder, **({"levels": levels} if whole else {}))
     if isinstance(posterior, str):
         posterior = amortized_posterior(posterior, latent, code_width(encoder, shape), **(posterior_args or {}))
     else:

@@ -214,7 +214,7 @@ def fit_vae(
     if steps:
         watchers.append(Anneal(objective, steps=steps))
     given = Data(part(split.train), x_val=part(split.validation) if len(split.validation) else None)
-    loss = BinarizedData(objective) if dynamic else objective
+    loss = BinarizedData(objective) if dynamic else objective  # type: ignore[arg-type]
     result = fit(vae, given, objective=loss, config=settings, callbacks=[*watchers, *callbacks])  # type: ignore[arg-type]
     vae.cpu()
     scores = {} if result.stop_reason == "non_finite" else _scores(model, shown, split, settings.seed)
