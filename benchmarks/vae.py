@@ -4,7 +4,7 @@
     python benchmarks/vae.py --frey frey_rawface.mat --out frey.jsonl
 
 ``--data`` is a folder with the four idx files. Everything but the posterior is the same: dense encoder and decoder, steps,
-rates, seeds, warm-up of the KL term. Images are binarized anew in every step; test images once. For each posterior and seed
+rates, seeds, warm-up of the KL term; every flow has four steps. Images are binarized anew in every step; test images once. For each posterior and seed
 one line of JSON: negative ELBO of all test images (five draws each), importance-weighted negative log-likelihood of the
 first ones with its standard error, active units, and CPU seconds of training; at the end a table of means over the seeds.
 """
@@ -26,10 +26,10 @@ from bijectory.training import Anneal, Data
 
 POSTERIORS = {
     "diagonal": {},
-    "planar": {"layers": 16},
-    "sylvester": {"layers": 4, "kind": "orthogonal", "rank": 16},
-    "iaf": {"layers": 4, "hidden": (160,)},
-    "nsf": {"layers": 4, "hidden": (100,)},
+    "planar": {"layers": 4},
+    "sylvester": {"layers": 4, "kind": "orthogonal", "rank": 8},
+    "iaf": {"layers": 4, "hidden": (100,)},
+    "nsf": {"layers": 4, "hidden": (64,)},
 }
 DRAWS = 5
 
@@ -149,12 +149,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines; what is in it is not run again")
     parser.add_argument("--posteriors", default=",".join(POSTERIORS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--width", type=int, default=300, help="of the two hidden layers of both networks")
-    parser.add_argument("--latent", type=int, default=32)
-    parser.add_argument("--subset", type=int, default=500, help="test images for the log-likelihood")
+    parser.add_argument("--width", type=int, default=200, help="of the two hidden layers of both networks")
+    parser.add_argument("--latent", type=int, default=16)
+    parser.add_argument("--subset", type=int, default=250, help="test images for the log-likelihood")
     parser.add_argument("--samples", type=int, default=1000)
     options = parser.parse_args()
     if (options.data is None) == (options.frey is None):

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from bijectory.bijections import RationalQuadratic
 from bijectory.densities import Density, DiagonalNormal, Flow
 from bijectory.errors import ConfigError, check
-from bijectory.nets import MLP, TimeMLP
+from bijectory.nets import MLP, MaskedMLP, TimeMLP
 from bijectory.recipes.autoregressive import alternating_layers
 from bijectory.recipes.coupling import bounded_affine, coupling_stack, linear_mixing
-from bijectory.transforms import Chain, Continuous, Inverse, Planar, Sylvester, Transform
+from bijectory.transforms import Autoregressive, Chain, Continuous, Inverse, Planar, Sylvester, Transform
 
 Steps = list[Transform]
 
@@ -36,9 +36,15 @@ def _sylvester(
     return [Inverse(Sylvester(latent, context, kind, min(rank, latent), hidden=(), layers=layers))]
 
 
-def _iaf(latent: int, context: int, *, layers: int = 4, hidden: Sequence[int] = (160,)) -> Steps:
-    steps = alternating_layers(bounded_affine(layers), latent, context, layers, hidden)
-    return [Inverse(step) for step in reversed(steps)]
+def _iaf(latent: int, context: int, *, layers: int = 4, hidden: Sequence[int] = (100,)) -> Steps:
+    if latent == 1:
+        return [Inverse(step) for step in alternating_layers(bounded_affine(layers), 1, context, layers, hidden)]
+    family, steps = bounded_affine(layers), []
+    for k in range(layers):
+        order = tuple(range(latent))[:: -1 if k % 2 else 1]
+        net = MaskedMLP(latent, family.n_params, hidden, context, order, head_scale=1.0)  # as for the moments, see below
+        steps.append(Inverse(Autoregressive(family, latent, context, hidden, net=net)))
+    return steps[::-1]
 
 
 def _real_nvp(latent: int, context: int, *, layers: int = 6, hidden: Sequence[int] = (100,)) -> Steps:
@@ -109,7 +115,7 @@ def amortized_posterior(name: str, latent: int, context: int, **args: Any) -> De
         ConfigError,
         f"posterior {name!r} has no argument {strange}; it takes {', '.join(names) or 'none'}.",
     )
-    # Moments that read the code in full from the first step: near-zero weights would let units die in the warm-up.
+    # Moments that read the code in full from the first step: with weights near zero training is slow to use the latent.
     base = DiagonalNormal(latent, context, (), MLP(0, 2 * latent, (), context, head_scale=1.0))
     try:
         steps = build(latent, context, **args)
