@@ -112,5 +112,6 @@ def test_bad_input_is_refused_in_a_sentence(cli, files, run, tmp_path, run_folde
     refused(cli("score", run, files / "rows.csv"), 3, "(100, 3)", "(n, 4, 4)")
     np.save(tmp_path / "large.npy", np.zeros((3, 6, 6), np.uint8))
     refused(cli("score", run, tmp_path / "large.npy"), 3, "(3, 6, 6)", "(n, 4, 4)")
+    refused(cli("predict", run, files / "rows.csv"), 4, "holds an autoencoder", "bijectory score")
     (run / "config.json").write_text((run / "config.json").read_text().replace("Sylvester", "Silvester"))
     refused(cli("score", run, images), 4, "config.json")

@@ -22,6 +22,7 @@ from bijectory.densities import Density
 from bijectory.errors import ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
 from bijectory.objectives import BinarizedData, NegativeElbo
+from bijectory.spec import to_spec
 from bijectory.tables import Split
 from bijectory.tables.split import split_rows
 from bijectory.training import Anneal, Callback, Data, FitConfig, FitResult, fit
@@ -200,7 +201,7 @@ def fit_vae(
     model = VaeModel(vae, schema)
     shown = array if schema.images is None else schema.images.decode(array)
     if settings.out is not None:
-        model.save(settings.out)  # a network that cannot be stored is refused before the training
+        to_spec(vae)  # a network that cannot be stored is refused before the training
         _store(settings.out, array, schema, split)
 
     def part(index: np.ndarray) -> Tensor:
