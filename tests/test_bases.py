@@ -52,7 +52,7 @@ def test_class_conditional_mixture():
     assert draws.shape == (4000, 3, 2)
     for k in range(3):
         weights = p.net(c[k, :0], c[k]).softmax(-1).detach().numpy()
-        moments = [q._moments(c[k]) for q in p.components]
+        moments = [q.moments(c[k]) for q in p.components]
         cdf = lambda v, w=weights, m=moments: sum(
             a * scipy.stats.norm.cdf(v, loc[0].item(), s[0].exp().item()) for a, (loc, s) in zip(w, m, strict=True)
         )

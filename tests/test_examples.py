@@ -78,3 +78,11 @@ def test_evidences_of_linear_models_are_those_of_the_closed_form(capsys, monkeyp
         for e in found.reliable:
             assert abs(e.log_z - exact[found.name]) < 4 * e.se + 1e-3
     assert "exact probabilities" in capsys.readouterr().out
+
+
+def test_an_autoencoder_of_digits_reports_bounds(capsys, monkeypatch):
+    found = load("vae_digits", monkeypatch).main(epochs=2, width=16)
+    assert all(-44.5 < bound < -30 for bound in found.values())  # 64 log 2 is 44.4: nothing was learned
+    out = capsys.readouterr().out
+    assert "median ESS" in out
+    assert "latent units are active" in out

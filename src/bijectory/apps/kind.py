@@ -7,8 +7,10 @@ from typing import Literal
 SCHEMA = "schema.json"
 
 
-def run_kind(folder: str | Path) -> Literal["table", "image", "posterior"]:
-    """Whether a run folder holds the model of a table, of images, or a posterior; what is none counts as a (broken) table.
+def run_kind(folder: str | Path) -> Literal["table", "image", "posterior", "vae"]:
+    """What a run folder holds: the model of a table or of images, a posterior, or an autoencoder ("vae").
+
+    What is none of these counts as a (broken) table.
 
     Example:
         >>> run_kind("nowhere")
@@ -19,4 +21,4 @@ def run_kind(folder: str | Path) -> Literal["table", "image", "posterior"]:
     except (OSError, ValueError):
         return "table"
     kind = found.get("kind") if isinstance(found, dict) else None
-    return kind if kind in ("image", "posterior") else "table"
+    return kind if kind in ("image", "posterior", "vae") else "table"

@@ -193,6 +193,8 @@ class TableFlow:
         check(kind != "image", CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
         posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or Posterior.load."
         check(kind != "posterior", CheckpointError, posterior)
+        vae = f"{folder} holds an autoencoder, not a flow; use `bijectory score` and `sample`, or VaeModel.load."
+        check(kind != "vae", CheckpointError, vae)
         schema = Schema.load(Path(folder) / SCHEMA)
         check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
         return cls(flow, schema)

@@ -24,6 +24,7 @@ from bijectory.cli.sbi import sbi
 from bijectory.cli.score import score
 from bijectory.cli.show import show
 from bijectory.cli.solver import solver
+from bijectory.cli.vae import vae
 
 app = typer.Typer(
     name="bijectory",
@@ -64,6 +65,7 @@ for verb in (
     compare,
     ratio,
     sbi,
+    vae,
     predict,
     query,
     demo,

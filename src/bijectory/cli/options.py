@@ -69,6 +69,19 @@ def settings(words: Iterable[str] | None) -> dict[str, Any]:
     return {name: _literal(value) for name, value in (pair(word, "--set", "NAME=VALUE") for word in words or ())}
 
 
+def widths(word: str | None) -> dict[str, tuple[int, ...]]:
+    """``"300,300"`` as the keyword ``hidden``; nothing if the option is absent."""
+    if word is None:
+        return {}
+    try:
+        found = tuple(int(part) for part in word.split(","))
+    except ValueError:
+        found = ()
+    ok = bool(found) and min(found) >= 1
+    check(ok, ConfigError, f"--hidden {word!r} cannot be read; write it as --hidden 300,300.")
+    return {"hidden": found}
+
+
 def _literal(text: str) -> Any:
     for candidate in (text, f"[{text}]") if "," in text else (text,):
         try:

@@ -40,6 +40,12 @@ def sample(
         say(f"{drawn} images drawn, written to {out}", quiet=quiet)
         return
     check(temperature == 1, ConfigError, "--temperature is for images; leave it out.")
+    if run_kind(run) == "vae":
+        from bijectory.cli.autoencoding import sample_events
+
+        check(not given and given_from is None, ConfigError, "an autoencoder has no given columns; leave --given out.")
+        sample_events(run, n, seed, out, quiet=quiet)
+        return
     if run_kind(run) == "posterior":
         from bijectory.apps import Posterior
 

@@ -18,7 +18,9 @@ def score(
     nonfinite: Annotated[
         str, Option(metavar="raise|propagate", help="Rows with NaN: refuse, or score as NaN.")
     ] = "raise",
-    samples: Annotated[int | None, Option(min=1, help="Images: noise samples; more give a tighter bound.")] = None,
+    samples: Annotated[
+        int | None, Option(min=1, help="Images, autoencoders: samples; more give a tighter bound.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -31,6 +33,12 @@ def score(
 
         check(nonfinite == "raise", ConfigError, "--nonfinite is for tables; leave it out.")
         score_images(run, data, samples, out, json=json, quiet=quiet)
+        return
+    if run_kind(run) == "vae":
+        from bijectory.cli.autoencoding import score_events
+
+        check(nonfinite == "raise", ConfigError, "--nonfinite is for tables of a flow; leave it out.")
+        score_events(run, data, samples, out, json=json, quiet=quiet)
         return
     check(samples is None, ConfigError, "--samples is for images; leave it out.")
     model = TableFlow.load(run)

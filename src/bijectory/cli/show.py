@@ -17,6 +17,11 @@ def show(
 
         show_images(run, json=json)
         return
+    if run_kind(run) == "vae":
+        from bijectory.cli.autoencoding import show_vae
+
+        show_vae(run, json=json)
+        return
     from bijectory.cli.summary import readable_fact, summarise
 
     found = summarise(run)

@@ -93,8 +93,8 @@ class DiagonalNormal(Density):
         self.register_parameter("log_scale", None if context else nn.Parameter(torch.zeros(self.event_shape)))
         self.net = (net or MLP(0, 2 * self.event_shape.numel(), hidden, context)) if context else None
 
-    def _moments(self, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and bounded log-scale, ``(*batch of c, *event)``."""
+    def moments(self, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and (bounded) log-scale, ``(*batch of c, *event)`` each."""
         if self.net is None:
             return self.loc, soft_bound(self.log_scale, self.max_log_scale)
         if c is None:
@@ -103,7 +103,7 @@ class DiagonalNormal(Density):
         return loc, soft_bound(raw, self.max_log_scale)
 
     def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        loc, s = self._moments(c)
+        loc, s = self.moments(c)
         return self._log_prob((x - loc) * (-s).exp(), s)
 
     def _log_prob(self, noise: Tensor, s: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class DiagonalNormal(Density):
     def _draw(
         self, shape: int | tuple[int, ...], c: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        loc, s = self._moments(c)
+        loc, s = self.moments(c)
         size = draw_shape(shape, c, self.event_shape)
         noise = torch.randn(size, generator=generator, dtype=loc.dtype, device=loc.device)
         return loc + noise * s.exp(), noise, s

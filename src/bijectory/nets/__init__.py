@@ -1,6 +1,7 @@
 """Networks that know nothing of flows."""
 
 from bijectory.nets.activations import ACTIVATIONS
+from bijectory.nets.autoencoder import DenseDecoder, DenseEncoder, GatedDecoder, GatedEncoder
 from bijectory.nets.blocks import BlockDense
 from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
@@ -48,10 +49,14 @@ __all__ = [
     "ConvResNet",
     "Cosine",
     "Dense",
+    "DenseDecoder",
+    "DenseEncoder",
     "Euclidean",
     "Field",
     "Freezable",
     "GatedConvNet",
+    "GatedDecoder",
+    "GatedEncoder",
     "ImageEmbedding",
     "LipSwish",
     "LipschitzConv",

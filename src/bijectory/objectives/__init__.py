@@ -13,6 +13,7 @@ from bijectory.objectives.couplings import (
     SchrodingerBridge,
 )
 from bijectory.objectives.dequantization import dequantized_nll
+from bijectory.objectives.elbo import BinarizedData, NegativeElbo
 from bijectory.objectives.geodesic import Geodesic, natural_path
 from bijectory.objectives.likelihood import nll
 from bijectory.objectives.matching import FlowMatching
@@ -30,6 +31,7 @@ __all__ = [
     "REGRESSIONS",
     "AlphaDivergence",
     "Batch",
+    "BinarizedData",
     "BrownianBridge",
     "ConditionalOptimalTransport",
     "ConstantNoise",
@@ -40,6 +42,7 @@ __all__ = [
     "Independent",
     "Interpolant",
     "LogitNormalTimes",
+    "NegativeElbo",
     "NoisyData",
     "OptimalTransport",
     "Paired",

@@ -20,6 +20,7 @@ from bijectory.report.image_content import ImageContent
 from bijectory.report.image_run import write_image_report
 from bijectory.report.posterior_run import write_posterior_report
 from bijectory.report.records import audit_rows, history
+from bijectory.report.vae_run import write_vae_report
 from bijectory.tables import preprocess
 
 Array = NDArray[np.float64]
@@ -73,7 +74,7 @@ def write_report(folder: str | Path, content: Content | ImageContent | None = No
     """Write ``report.html`` and ``figures/`` into a run folder.
 
     Args:
-        folder: A run folder, of a table, of images, or of a posterior.
+        folder: A run folder, of a table, of images, of a posterior, or of a VAE.
         content: What ``read_run`` or ``read_image_run`` gave; read anew if None.
         seed: As in ``read_run``.
 
@@ -82,6 +83,8 @@ def write_report(folder: str | Path, content: Content | ImageContent | None = No
     """
     if content is None and run_kind(folder) == "posterior":
         return write_posterior_report(folder, seed=seed)
+    if content is None and run_kind(folder) == "vae":
+        return write_vae_report(folder, seed=seed)
     if isinstance(content, ImageContent) or (content is None and run_kind(folder) == "image"):
         return write_image_report(folder, content, seed=seed)
     return render(read_run(folder, seed=seed) if content is None else content, Path(folder))

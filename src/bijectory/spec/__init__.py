@@ -7,7 +7,8 @@ of it. Values that JSON lacks carry a tag: ``{"$tuple": […]}``, ``{"$float": "
 ``{"$size": […]}``, ``{"$tensor": {…}}``, ``{"$dict": [[key, value], …]}`` and, for an object used twice, ``{"$ref": id}``.
 
 Only classes on the allow-list are ever built: the public concrete classes of the rooms, a few layers of ``torch.nn``
-(``layers``), and what the user registered with ``register``. A name is looked up in that table, never imported.
+(``layers``), and what the user registered with ``register``. A name is looked up in that table, never imported;
+beside it stand a few fixed names of applications, whose room is imported when a file asks for one of them.
 """
 
 from bijectory.spec.decode import from_spec

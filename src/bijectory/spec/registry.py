@@ -9,6 +9,10 @@ from typing import TypeVar, overload
 from bijectory.errors import ConfigError, check
 
 ROOMS = ("bijections", "nets", "transforms", "densities")
+# Models of applications: registered by the module that defines them, which is imported when a file names one.
+APPLICATIONS = dict.fromkeys(
+    ("VAE", "BernoulliPixels", "CategoricalLevels", "GaussianValues", "LogisticLevels"), "bijectory.apps.vae"
+)
 
 T = TypeVar("T", bound=type)
 _REGISTERED: dict[str, type] = {}
@@ -73,6 +77,8 @@ def _register(cls: T, *, name: str | None) -> T:
 
 def find_class(name: str) -> type | None:
     """Class of a name on the allow-list."""
+    if name in APPLICATIONS and name not in _REGISTERED:
+        importlib.import_module(APPLICATIONS[name])
     return library().get(name) or _REGISTERED.get(name)
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bijectory.errors import ConfigError, check
-from bijectory.objectives import AlphaDivergence, ReverseKL
+from bijectory.objectives import AlphaDivergence, NegativeElbo, ReverseKL
 from bijectory.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Anneal(Callback):
-    r"""Raises the weight of the target, :math:`\beta_t = \min(1, \beta_0 + t / T)` at step :math:`t`.
+    r"""Raises the weight of the target (of the KL term), :math:`\beta_t = \min(1, \beta_0 + t / T)` at step :math:`t`.
 
-    With a small :math:`\beta` the model first spreads over the modes. Validation, and with it the choice of the best
-    weights, is always at :math:`\beta = 1`.
+    With a small :math:`\beta` the model first spreads over the modes, and an autoencoder first learns to reconstruct.
+    Validation, and with it the choice of the best weights, is always at :math:`\beta = 1`.
 
     Args:
         objective: The objective in training.
@@ -33,7 +33,9 @@ class Anneal(Callback):
         (0.01, 0.01)
     """
 
-    def __init__(self, objective: ReverseKL | AlphaDivergence, steps: int = 10_000, start: float = 0.01) -> None:
+    def __init__(
+        self, objective: ReverseKL | AlphaDivergence | NegativeElbo, steps: int = 10_000, start: float = 0.01
+    ) -> None:
         check(steps >= 1, ConfigError, f"steps must be at least 1, got {steps}.")
         check(0 <= start <= 1, ConfigError, f"start must be between 0 and 1, got {start}.")
         self.objective, self.steps, self.start = objective, steps, start

@@ -148,12 +148,12 @@ def fit_images(
         bijectory.errors.ConfigError: recipe 'nsf' models rows of tables; use fit_table, or a recipe for images: ...
     """
     check(0 <= test_fraction < 1, ConfigError, f"test_fraction={test_fraction} must be in [0, 1).")
-    array, schema, y = _look(images, labels, levels, layout)
+    array, schema, y = look(images, labels, levels, layout)
     settings = config or image_config(len(array))
     core = _build(recipe, schema, recipe_args, settings.seed)
     density = Dequantized(core, schema.levels, _noise(noise, schema, settings.seed)).to(device=device, dtype=dtype)
     settings = settings.replace(out=out if out is not None else settings.out, resume=resume or settings.resume)
-    split = _split(array, settings.validation_fraction, test_fraction, settings.seed)
+    split = split_images(array, settings.validation_fraction, test_fraction, settings.seed)
     counts = np.bincount(y[split.train], minlength=len(schema.classes)) if y is not None else ()
     schema = schema.model_copy(update={"counts": tuple(int(k) for k in counts)})
     if not len(split.validation):
@@ -211,7 +211,7 @@ def load_images(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray | 
     return {p: (x, None if y is None else names[y]) for p, (x, y) in found.items()}
 
 
-def _look(
+def look(
     images: Any, labels: Any, levels: int | None, layout: Layout | None
 ) -> tuple[np.ndarray, ImageSchema, np.ndarray | None]:
     """Levels ``(n, channels, height, width)``, what is known about them, and the number of the class of each."""
@@ -273,7 +273,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _split(array: np.ndarray, validation: float, test: float, seed: int) -> Split:
+def split_images(array: np.ndarray, validation: float, test: float, seed: int) -> Split:
     """Split by a seeded hash of the pixels of each image."""
     key = seed.to_bytes(8, "little")
     digests = (hashlib.blake2b(image.tobytes(), digest_size=8, key=key).digest() for image in array)
