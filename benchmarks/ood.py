@@ -55,7 +55,9 @@ def trained(images: np.ndarray, out: Path, epochs: int) -> bj.ImageFlow:
         minutes = (time.process_time() - start) / 60
         (out / "cpu_minutes.txt").write_text(f"{minutes:.2f}\n")
         bits = fitted.scores["test"]["bits_per_dim"]
-        print(f"{out}: {fitted.result.steps} steps, {minutes:.1f} CPU minutes, {bits:.3f} bits per dimension", flush=True)
+        print(
+            f"{out}: {fitted.result.steps} steps, {minutes:.1f} CPU minutes, {bits:.3f} bits per dimension", flush=True
+        )
     return bj.ImageFlow.load(out)
 
 

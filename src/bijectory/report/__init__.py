@@ -1,5 +1,6 @@
 """One self-contained HTML file that says whether a fitted density can be trusted, and shows why."""
 
+from bijectory.report.anomaly_run import write_anomaly_report
 from bijectory.report.content import Content, scores, verdicts
 from bijectory.report.image_content import ImageContent
 from bijectory.report.image_run import read_image_run
@@ -13,6 +14,7 @@ __all__ = [
     "read_run",
     "scores",
     "verdicts",
+    "write_anomaly_report",
     "write_report",
     "write_sbi_report",
 ]

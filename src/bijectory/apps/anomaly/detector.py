@@ -13,7 +13,7 @@ from bijectory.apps.anomaly.findings import Findings
 from bijectory.apps.anomaly.patches import PatchExplanation, explain_images
 from bijectory.apps.anomaly.states import StateDensity
 from bijectory.apps.anomaly.statistics import code_length, latent_radius, log_likelihood, score_norm
-from bijectory.apps.images import ImageFlow, ImageSchema, load_images
+from bijectory.apps.images import ImageFlow, load_images
 from bijectory.apps.kind import run_kind
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import load_rows
@@ -47,8 +47,8 @@ class Detector:
     "likelihood-ratio"    :math:`\log p_0(x) - \log p(x)`, with a background flow :math:`p_0` (arXiv:1906.02845, eq. 4)
     "radius"              :math:`\lVert z(x) \rVert`
     "score-norm"          :math:`\lVert \nabla \log p(x) \rVert`, each column in units of its standard deviation
-    "density-of-states"   :math:`-\sum_k \log q_k(T_k(x))`, kernel densities of log p, radius and log score norm
-                          (arXiv:2006.09273, eq. 2)
+    "density-of-states"   :math:`-\sum_k \log q_k(T_k(x))`, kernel densities of log p, radius, log score norm and, of
+                          images, length of the code, along uncorrelated axes (arXiv:2006.09273, eq. 2)
     "input-complexity"    :math:`-\log p(x) - L(x)` of an image, with the length L of its code (arXiv:1909.11480, eq. 3)
     ===================== ==============================================================================================
 
@@ -58,8 +58,8 @@ class Detector:
     Args:
         source: A fitted density, or a run folder.
         held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps.
-        method: See above.
-        background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows``.
+        method: See above; None for "log-likelihood" of rows and "density-of-states" of images.
+        background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows`` and ``perturb_pixels``.
         reference: More rows that the flow was not fitted to, for methods that learn from them; None takes the validation
             part of a run folder, or a random half of ``held_out``.
         seed: Seed of that half.
@@ -206,8 +206,13 @@ class Detector:
         return Findings(score, p, flagged, self.calibration, self.method, fpr, control)
 
     def explain(self, data: Any) -> Explanation | PatchExplanation:
-        """What each column contributes to each row's being improbable under the flow, see ``explain_rows``; or what each
-        patch contributes to the score of each image, see ``explain_images``."""
+        """What each column contributes to each row's being improbable under the flow, or each patch to an image's score.
+
+        See ``explain_rows`` and ``explain_images``.
+
+        Args:
+            data: Rows or images to explain.
+        """
         model = self.model
         if isinstance(model, TableFlow):
             return explain_rows(model, data, self.reference)
@@ -258,9 +263,10 @@ class Detector:
         return np.stack(states, axis=1)
 
     def _code_length(self, data: Any) -> NDArray[np.float64]:
-        schema = self.model.schema
-        check(isinstance(schema, ImageSchema), ConfigError, "input complexity is for images only.")
-        return code_length(np.moveaxis(schema.encode(data), 1, -1), schema.levels)  # type: ignore[union-attr]
+        model = self.model
+        if not isinstance(model, ImageFlow):
+            raise ConfigError("method 'input-complexity' is for images only.")
+        return code_length(np.moveaxis(model.schema.encode(data), 1, -1), model.schema.levels)
 
     def _read(self, data: Any) -> Any:
         return self.model.schema.frame(data) if isinstance(self.model, TableFlow) else np.asarray(data)

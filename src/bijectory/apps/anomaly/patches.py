@@ -55,7 +55,9 @@ class PatchExplanation:
             places = [divmod(int(k), nats.shape[1]) for k in np.argsort(-nats, axis=None, kind="stable")[:patches]]
             words = []
             for i, j in ((i, j) for i, j in places if nats[i, j] > 0):
-                (a, b), (c, d) = ((k * self.patch, min((k + 1) * self.patch, n) - 1) for k, n in ((i, height), (j, width)))
+                (a, b), (c, d) = (
+                    (k * self.patch, min((k + 1) * self.patch, n) - 1) for k, n in ((i, height), (j, width))
+                )
                 words.append(f"rows {a}-{b}, columns {c}-{d} ({nats[i, j]:.1f} nats)")
             out.append(", ".join(words))
         return out
