@@ -87,6 +87,7 @@ def tell(
     quiet: bool,
 ) -> None:
     """Write the table, the pictures, the report, and say how it went."""
+    rated = None if case.labels is None else found.evaluate(case.labels)
     table, kind = case.table(detector, found), "images" if case.image else "rows"
     shown = np.arange(len(found)) if every else np.flatnonzero(found.flagged)
     table = table.iloc[shown]
@@ -97,7 +98,6 @@ def tell(
             write_grid(heat, explained.picture(_levels(detector)), 256)
     if out is not None or not json:
         write_frame(table, out)
-    rated = None if case.labels is None else found.evaluate(case.labels)
     page = None if report is None else write_anomaly_report(report, detector, case.values, found, labels=case.labels)
     if json:
         chosen = [int(i) for i in np.flatnonzero(found.flagged)]
