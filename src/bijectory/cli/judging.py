@@ -88,6 +88,7 @@ def tell(
 ) -> None:
     """Write the table, the pictures, the report, and say how it went."""
     rated = None if case.labels is None else found.evaluate(case.labels)
+    page = None if report is None else write_anomaly_report(report, detector, case.values, found, labels=case.labels)
     table, kind = case.table(detector, found), "images" if case.image else "rows"
     shown = np.arange(len(found)) if every else np.flatnonzero(found.flagged)
     table = table.iloc[shown]
@@ -98,7 +99,6 @@ def tell(
             write_grid(heat, explained.picture(_levels(detector)), 256)
     if out is not None or not json:
         write_frame(table, out)
-    page = None if report is None else write_anomaly_report(report, detector, case.values, found, labels=case.labels)
     if json:
         chosen = [int(i) for i in np.flatnonzero(found.flagged)]
         facts = {"rows": len(found), "flagged": len(chosen), "fpr": found.fpr, "flagged_rows": chosen}

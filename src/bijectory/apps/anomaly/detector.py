@@ -59,7 +59,8 @@ class Detector:
         source: A fitted density, or a run folder.
         held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps.
         method: See above; None for "log-likelihood" of rows and "density-of-states" of images.
-        background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows`` and ``perturb_pixels``.
+        background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows`` and
+            ``perturb_pixels``.
         reference: More rows that the flow was not fitted to, for methods that learn from them; None takes the validation
             part of a run folder, or a random half of ``held_out``.
         seed: Seed of that half.
