@@ -411,7 +411,8 @@ def test_the_patch_that_was_changed_is_to_blame():
 def test_patches_at_the_edge_are_smaller_and_colours_have_patches_too():
     images = np.zeros((1, 5, 7, 3), np.uint8)
     images[:, 3:, 6:] = 9
-    found = explain_images(lambda x: x.sum((1, 2, 3)).astype(float), images, np.zeros((4, 5, 7, 3), np.uint8), patch=3)
+    reference = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((5, 7, 3), np.uint8)  # the best is 0
+    found = explain_images(lambda x: x.sum((1, 2, 3)).astype(float), images, reference, patch=3)
     assert found.nats.tolist() == [[[0, 0, 0], [0, 0, 54]]]
     assert found.text() == ["rows 3-4, columns 6-6 (54.0 nats)"]
     assert found.picture(10).shape == (2, 5, 7, 3)
