@@ -5,12 +5,29 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 import bijectory as bj
 from bijectory.apps import anomaly
-from bijectory.apps.anomaly import METHODS, Detector, benjamini_hochberg, code_length, conformal_p_values, perturb_rows
+from bijectory.apps.anomaly import (
+    METHODS,
+    Detector,
+    StateDensity,
+    auroc,
+    benjamini_hochberg,
+    code_length,
+    conformal_p_values,
+    explain_images,
+    false_alarm_rate,
+    latent_radius,
+    perturb_pixels,
+    perturb_rows,
+    read_labels,
+    rows_needed,
+)
 from bijectory.errors import ConfigError, DataError, NonFiniteError
 from bijectory.tables import Column
+from images_support import QUICK, blobs, simple
 
 NAMES = ["a", "b", "c", "d"]
 TABLE_METHODS = [m for m in METHODS if m not in ("input-complexity", "likelihood-ratio")]
@@ -252,10 +269,195 @@ def test_images_have_detectors_too():
     own = rng.integers(0, 256, (250, 8, 8)).astype(np.uint8)
     smooth = np.full((20, 8, 8), 128, np.uint8) + rng.integers(0, 3, (20, 1, 1)).astype(np.uint8)
     held_out, fresh = own[:200], own[200:]
-    plain, corrected = Detector(model, held_out), Detector(model, held_out, method="input-complexity")
+    plain, corrected = (Detector(model, held_out, method=m) for m in ("log-likelihood", "input-complexity"))
     assert plain.score(smooth).max() < plain.score(fresh).min()  # the paradox
     assert corrected.score(smooth).min() > corrected.score(fresh).max()
     for method in ("typicality", "radius", "score-norm", "density-of-states"):
         assert Detector(model, held_out, method=method).p_values(fresh).shape == (50,)
-    with pytest.raises(ConfigError, match="tables"):
-        plain.explain(fresh)
+
+
+# -- the guarantees ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.05])
+def test_over_many_seeds_the_false_alarms_are_those_that_were_allowed(fpr):
+    """On average over held-out sets the rate is floor(alpha (n+1)) / (n+1); alarms of one set are beta-binomial."""
+    n, m, repeats = 250, 100, 1000
+    rng = np.random.default_rng(0)
+    k = int(fpr * (n + 1))
+    alarms = [(conformal_p_values(rng.gumbel(size=n), rng.gumbel(size=m)) <= fpr).sum() for _ in range(repeats)]
+    law = stats.betabinom(m, k, n + 1 - k)
+    assert abs(np.sum(alarms) - repeats * law.mean()) < 4 * law.std() * np.sqrt(repeats)
+    assert abs(law.mean() / m - fpr) < 1 / (n + 1)
+    spread = np.std(alarms) / law.std()
+    assert 0.85 < spread < 1.15  # and they vary as they should, more than binomial counts
+
+
+def test_the_interval_of_the_rate_holds_nine_sets_of_ten():
+    n, fpr, rng = 400, 0.05, np.random.default_rng(1)
+    mean, low, high = false_alarm_rate(n, fpr)
+    cuts = np.sort(rng.normal(size=(2000, n)), axis=1)[:, n - int(fpr * (n + 1))]
+    rates = stats.norm.sf(cuts)  # of a row with p <= fpr: its score is at least the k-th largest
+    assert abs(((rates > low) & (rates < high)).mean() - 0.9) < 4 * np.sqrt(0.09 / 2000)
+    assert abs(rates.mean() - mean) < 4 * rates.std() / np.sqrt(2000)
+    assert false_alarm_rate(10, 0.05) == (0.0, 0.0, 0.0)
+
+
+def test_over_many_seeds_discoveries_are_controlled():
+    """The expected share of false discoveries is at most the rate times the share of ordinary rows."""
+    rng, rate, found = np.random.default_rng(2), 0.2, []
+    for _ in range(400):
+        p = conformal_p_values(rng.normal(size=1000), np.r_[rng.normal(size=80), rng.normal(4.0, 1.0, size=20)])
+        flagged = benjamini_hochberg(p, rate)
+        found.append((flagged[:80].sum() / max(flagged.sum(), 1), flagged[80:].mean()))
+    shares, power = np.array(found).T
+    assert shares.mean() < 0.8 * rate + 3 * shares.std() / np.sqrt(len(shares))
+    assert shares.mean() > 0.5 * rate  # nothing is wasted
+    assert power.mean() > 0.8
+
+
+def test_so_many_held_out_rows_are_needed():
+    assert [rows_needed(a) for a in (0.01, 0.05, 0.1, 0.5, 0.7, 1 / 3)] == [99, 19, 9, 1, 1, 2]
+    for fpr in (0.01, 0.05, 1 / 3):
+        n = rows_needed(fpr)
+        assert conformal_p_values(np.arange(n), [np.inf])[0] <= fpr * (1 + 1e-12)
+        assert conformal_p_values(np.arange(n - 1), [np.inf])[0] > fpr
+    for fpr in (0, 1, 2, float("nan")):
+        with pytest.raises(ConfigError, match="fpr must be in"):
+            rows_needed(fpr)
+
+
+def test_findings_say_what_was_found_and_what_cannot_be(model):
+    detector = Detector(model, model.sample(150, seed=0))
+    rows = model.sample(300, seed=1)
+    rows.iloc[:30] += 8 * rows.std()
+    found = detector.judge(rows, 0.05)
+    np.testing.assert_allclose(found.p_value, detector.p_values(rows))
+    assert found.flagged.tolist() == detector.flag(rows, 0.05).tolist()
+    assert set(found.worst(30)) == set(range(30))
+    assert "about 15.0 expected" in found.summary()
+    assert found.caution() is None
+    assert "between" in detector.judge(rows, 0.01).caution()
+    rated = found.evaluate(np.arange(300) < 30)
+    assert (rated.recall, rated.auroc) == (1.0, 1.0)
+    assert rated.false_alarms == found.flagged[30:].mean()
+    assert rated.false_discoveries == found.flagged[30:].sum() / found.flagged.sum()
+    alone = detector.judge(rows, 0.05, control="discoveries")
+    assert "fewer than 40 anomalies among 300 rows" in alone.caution()  # 300 / (0.05 * 151) = 39.7
+    assert "hold out 5999 rows" in alone.caution()
+    assert "0.05 of them false" in alone.summary()
+    with pytest.raises(DataError, match="write 1 for anomalies"):
+        found.evaluate(np.arange(300))
+    with pytest.raises(DataError, match="one kind"):
+        found.evaluate(np.zeros(300))
+    with pytest.raises(DataError, match="2 labels for 300 rows"):
+        found.evaluate([0, 1])
+    with pytest.raises(DataError, match="write 1"):
+        read_labels(["good", "bad"], 2)
+    with pytest.raises(DataError, match="write 1"):
+        read_labels([0, np.nan], 2)
+
+
+def test_auroc_is_that_of_scikit_learn_with_an_honest_error():
+    rng = np.random.default_rng(0)
+    y, s = rng.random(500) < 0.3, rng.integers(0, 10, 500).astype(float)
+    s[y] += 2
+    value, error = auroc(y, s)
+    assert value == pytest.approx(roc_auc_score(y, s))
+    draws = []
+    for _ in range(200):
+        s = rng.integers(0, 10, 500).astype(float)
+        s[y] += 2
+        draws.append(auroc(y, s, resamples=0)[0])
+    assert error == pytest.approx(np.std(draws), rel=0.25)
+    assert auroc([0, 1, 1], [0.0, np.inf, np.nan], resamples=0)[0] == 1.0
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def pixels_apart(size=8):
+    """Independent pixels around 128 with standard deviation 20."""
+    d = size**2
+    chain = bj.Chain(bj.Reshape((1, size, size), (d,)), bj.Standardize(d, [128.0] * d, [20.0] * d))
+    density = bj.Dequantized(bj.Flow(chain, bj.StandardNormal(d)), levels=256)
+    return bj.ImageFlow(density, bj.apps.ImageSchema(shape=(1, size, size), levels=256, layout="HW"))
+
+
+def test_the_patch_that_was_changed_is_to_blame():
+    model, rng = pixels_apart(), np.random.default_rng(0)
+    held_out, images = model.sample(300, seed=0), model.sample(40, seed=1)
+    places = rng.integers(0, 4, (40, 2))
+    for image, (i, j) in zip(images, places, strict=True):
+        image[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = 255
+    for method in ("log-likelihood", "density-of-states"):
+        detector = Detector(model, held_out, method=method)
+        assert detector.flag(images, 0.05).mean() > 0.9
+        found = detector.explain(images)
+        assert found.nats.shape == (40, 4, 4)
+        assert (found.nats.reshape(40, -1).argmax(1) == places @ [4, 1]).mean() > 0.95
+    plain = Detector(model, held_out, method="log-likelihood")
+    found = plain.explain(images[:1])
+    i, j = places[0]
+    repaired = images[:1].copy()
+    repaired[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = 128
+    bound = plain.score(images[:1])[0] - plain.score(repaired)[0]
+    assert 0.7 * bound < found.nats[0, i, j] < bound + 5  # of 8 contents the best is nearly the mode; noise is fresh
+    assert found.text()[0].startswith(f"rows {2 * i}-{2 * i + 1}, columns {2 * j}-{2 * j + 1} (")
+    assert found.picture().shape == (2, 8, 8, 3)
+    assert found.heat()[0, 2 * i, 2 * j] == found.nats[0, i, j]
+
+
+def test_patches_at_the_edge_are_smaller_and_colours_have_patches_too():
+    images = np.zeros((1, 5, 7, 3), np.uint8)
+    images[:, 3:, 6:] = 9
+    reference = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((5, 7, 3), np.uint8)  # the best is 0
+    found = explain_images(lambda x: x.sum((1, 2, 3)).astype(float), images, reference, patch=3)
+    assert found.nats.tolist() == [[[0, 0, 0], [0, 0, 54]]]
+    assert found.text() == ["rows 3-4, columns 6-6 (54.0 nats)"]
+    assert found.picture(10).shape == (2, 5, 7, 3)
+    with pytest.raises(ConfigError, match="patch"):
+        explain_images(lambda x: x, images, images, patch=0)
+
+
+def test_images_are_judged_by_the_density_of_states_and_rows_by_the_likelihood(model):
+    images = pixels_apart()
+    assert Detector(images, images.sample(100, seed=0)).method == "density-of-states"
+    assert Detector(model, model.sample(100, seed=0)).method == "log-likelihood"
+
+
+def test_states_that_are_ordinary_one_by_one_and_strange_together():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(2000, 1))
+    states = np.hstack([a, a + 0.1 * rng.normal(size=(2000, 1))])
+    strange = np.array([[1.5, -1.5]])
+    for rotate, found in ((True, True), (False, False)):
+        density = StateDensity(states, rotate=rotate)
+        assert (density.nats(strange)[0] > np.quantile(density.nats(states), 0.999)) == found
+    density = StateDensity(rng.normal(size=(5000, 1)))
+    x = np.linspace(-2, 2, 9)[:, None]
+    np.testing.assert_allclose(density.nats(x), -stats.norm.logpdf(x[:, 0]), atol=0.15)
+    assert np.isnan(density.nats(np.array([[np.inf]])))[0]
+    with pytest.raises(DataError, match="finite"):
+        StateDensity(np.array([[np.nan], [1.0]]))
+
+
+def test_perturbed_pixels_are_as_many_as_asked():
+    images = np.full((20, 30, 30), 7, np.uint8)
+    out = perturb_pixels(images, share=0.3, levels=10, seed=1)
+    assert out.max() <= 9
+    assert (out != 7).mean() == pytest.approx(0.27, abs=0.02)  # a tenth of the draws is the old level
+    assert (images == 7).all()
+    with pytest.raises(ConfigError, match="share"):
+        perturb_pixels(images, share=1.5)
+
+
+def test_a_flow_of_classes_judges_images_by_their_likeliest_class():
+    x, y = blobs(300)
+    model = bj.fit_images(x, y, recipe=simple, config=QUICK, audit=False).model
+    fresh, _ = blobs(200, seed=1)
+    guess = np.array(model.schema.classes)[model.class_log_prob(fresh[:9]).argmax(1)]
+    np.testing.assert_allclose(latent_radius(model, fresh[:9]), np.linalg.norm(model.encode(fresh[:9], guess), axis=1))
+    for method in ("log-likelihood", "density-of-states"):
+        detector = Detector(model, fresh[:100], reference=fresh[100:], method=method)
+        assert detector.flag(np.full((5, 4, 4), 7), 0.02).all()

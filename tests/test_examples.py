@@ -86,3 +86,13 @@ def test_an_autoencoder_of_digits_reports_bounds(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "median ESS" in out
     assert "latent units are active" in out
+
+
+def test_swapped_cells_are_found_and_named(capsys, monkeypatch):
+    found = load("anomaly", monkeypatch).main(repeats=1)
+    assert found["swapped, flow"] > found["swapped, isolation forest"] + 0.1
+    assert found["swapped, flow"] > found["swapped, local outlier factor"] + 0.1
+    assert found["malignant, flow"] > 0.85
+    assert found["false alarms"] < 0.2  # 67 rows at a rate of 0.05
+    assert found["right column blamed"] > 0.6
+    assert "expected about" in capsys.readouterr().out

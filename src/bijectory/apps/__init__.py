@@ -6,6 +6,7 @@ from bijectory.apps.anomaly import (
     benjamini_hochberg,
     code_length,
     conformal_p_values,
+    perturb_pixels,
     perturb_rows,
 )
 from bijectory.apps.calibration import Calibration, calibration_of, crps_of_draws
@@ -236,6 +237,7 @@ __all__ = [
     "local_c2st",
     "mean_direction",
     "pareto_fit",
+    "perturb_pixels",
     "perturb_rows",
     "posterior_config",
     "predictive_p",

@@ -1,5 +1,6 @@
 """One self-contained HTML file that says whether a fitted density can be trusted, and shows why."""
 
+from bijectory.report.anomaly_run import write_anomaly_report
 from bijectory.report.content import Content, scores, verdicts
 from bijectory.report.evidence_run import write_evidence_report
 from bijectory.report.image_content import ImageContent
@@ -18,6 +19,7 @@ __all__ = [
     "verdicts",
     "write_evidence_report",
     "write_ratio",
+    "write_anomaly_report",
     "write_report",
     "write_sbi_report",
 ]

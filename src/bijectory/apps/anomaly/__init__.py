@@ -19,22 +19,41 @@ References:
     Testing for Outliers with Conformal p-values, Bates, Candès, Lei, Romano, Sesia 2021, arXiv:2104.08279.
 """
 
-from bijectory.apps.anomaly.background import perturb_rows
-from bijectory.apps.anomaly.calibration import benjamini_hochberg, conformal_p_values
+from bijectory.apps.anomaly.background import perturb_pixels, perturb_rows
+from bijectory.apps.anomaly.calibration import (
+    auroc,
+    benjamini_hochberg,
+    conformal_p_values,
+    false_alarm_rate,
+    rows_needed,
+)
 from bijectory.apps.anomaly.contributions import Explanation, explain_rows
 from bijectory.apps.anomaly.detector import METHODS, Detector
+from bijectory.apps.anomaly.findings import Evaluation, Findings, read_labels
+from bijectory.apps.anomaly.patches import PatchExplanation, explain_images
+from bijectory.apps.anomaly.states import StateDensity
 from bijectory.apps.anomaly.statistics import code_length, latent_radius, log_likelihood, score_norm
 
 __all__ = [
     "METHODS",
     "Detector",
+    "Evaluation",
     "Explanation",
+    "Findings",
+    "PatchExplanation",
+    "StateDensity",
+    "auroc",
     "benjamini_hochberg",
     "code_length",
     "conformal_p_values",
+    "explain_images",
     "explain_rows",
+    "false_alarm_rate",
     "latent_radius",
     "log_likelihood",
+    "perturb_pixels",
     "perturb_rows",
+    "read_labels",
+    "rows_needed",
     "score_norm",
 ]

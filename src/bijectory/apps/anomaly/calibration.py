@@ -1,5 +1,7 @@
 """From scores to p-values and decisions, with nothing assumed but exchangeable rows."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -62,3 +64,83 @@ def benjamini_hochberg(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
     if known.any():
         flagged[known] = stats.false_discovery_control(p[known], method="bh") <= rate
     return flagged
+
+
+def rows_needed(fpr: float) -> int:
+    """Fewest held-out rows with which a p-value can be as small as ``fpr``: the smallest is ``1 / (n + 1)``.
+
+    Args:
+        fpr: Rate of false alarms, in (0, 1).
+
+    Raises:
+        ConfigError: If the rate is outside (0, 1).
+
+    Example:
+        >>> rows_needed(0.01), rows_needed(0.05)
+        (99, 19)
+    """
+    check(0 < fpr < 1, ConfigError, f"fpr must be in (0, 1), got {fpr}.")
+    return max(1, math.ceil(1 / fpr - 1e-9) - 1)
+
+
+def false_alarm_rate(held_out: int, fpr: float, level: float = 0.9) -> tuple[float, float, float]:
+    r"""Rate of false alarms that one set of held-out rows gives: its mean, and a central interval.
+
+    Averaged over held-out sets the rate is :math:`k / (n + 1)` with :math:`k = \lfloor \alpha (n + 1) \rfloor`. Given one
+    set it is the mass above an order statistic of the scores, Beta-distributed with parameters :math:`k` and
+    :math:`n + 1 - k` (scores without ties). The interval says how far to trust the promise with so few rows.
+
+    Args:
+        held_out: Number n of held-out rows.
+        fpr: Rate :math:`\alpha` that was asked for, in (0, 1).
+        level: Mass of the interval.
+
+    Returns:
+        Mean, lower and upper end; zeros with fewer rows than ``rows_needed``.
+
+    References:
+        Testing for Outliers with Conformal p-values, Bates, Candès, Lei, Romano, Sesia 2021, arXiv:2104.08279, sec. 2.3.
+
+    Example:
+        >>> ["{:.4f}".format(rate) for rate in false_alarm_rate(999, 0.01)]
+        ['0.0100', '0.0054', '0.0157']
+        >>> ["{:.4f}".format(rate) for rate in false_alarm_rate(99, 0.01)]
+        ['0.0100', '0.0005', '0.0298']
+    """
+    if held_out < rows_needed(fpr):
+        return 0.0, 0.0, 0.0
+    k = math.floor(fpr * (held_out + 1) + 1e-9)
+    low, high = stats.beta(k, held_out + 1 - k).interval(level)
+    return k / (held_out + 1), float(low), float(high)
+
+
+def auroc(labels: ArrayLike, scores: ArrayLike, *, resamples: int = 200, seed: int = 0) -> tuple[float, float]:
+    """Chance that an anomaly has a larger score than an ordinary row (ties count half), with its bootstrap standard error.
+
+    Args:
+        labels: ``(n,)`` 1 or True for anomalies, 0 or False for ordinary rows.
+        scores: ``(n,)``; larger is more abnormal. Infinite scores are ranked, NaN is left out.
+        resamples: Number of bootstrap samples, each drawn from anomalies and ordinary rows apart.
+        seed: Seed of these.
+
+    Raises:
+        DataError: If there are not both kinds of rows.
+
+    Example:
+        >>> auroc([0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.25, np.inf])[0]
+        0.8333333333333334
+    """
+    s, odd = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    check(s.shape == odd.shape, DataError, f"labels have shape {odd.shape}, scores {s.shape}; give one for each row.")
+    strange, ordinary = s[odd & ~np.isnan(s)], s[~odd & ~np.isnan(s)]
+    both = len(strange) > 0 and len(ordinary) > 0
+    check(both, DataError, "labels name one kind of rows only; an ROC needs ordinary rows (0) and anomalies (1).")
+    rng = np.random.default_rng(seed)
+    drawn = [_area(rng.choice(strange, len(strange)), rng.choice(ordinary, len(ordinary))) for _ in range(resamples)]
+    return _area(strange, ordinary), float(np.std(drawn, ddof=1)) if resamples > 1 else math.nan
+
+
+def _area(strange: NDArray[np.float64], ordinary: NDArray[np.float64]) -> float:
+    known = np.sort(ordinary)
+    below = np.searchsorted(known, strange, side="left") + np.searchsorted(known, strange, side="right")
+    return float(below.mean() / (2 * len(known)))

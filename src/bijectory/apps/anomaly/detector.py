@@ -6,10 +6,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.neighbors import KernelDensity
 
-from bijectory.apps.anomaly.calibration import benjamini_hochberg, conformal_p_values
+from bijectory.apps.anomaly.calibration import benjamini_hochberg, conformal_p_values, rows_needed
 from bijectory.apps.anomaly.contributions import Explanation, explain_rows
+from bijectory.apps.anomaly.findings import Findings
+from bijectory.apps.anomaly.patches import PatchExplanation, explain_images
+from bijectory.apps.anomaly.states import StateDensity
 from bijectory.apps.anomaly.statistics import code_length, latent_radius, log_likelihood, score_norm
 from bijectory.apps.images import ImageFlow, load_images
 from bijectory.apps.kind import run_kind
@@ -28,6 +30,8 @@ Method = Literal[
     "input-complexity",
 ]
 METHODS: tuple[str, ...] = get_args(Method)
+TABLES: Method = "log-likelihood"
+IMAGES: Method = "density-of-states"
 FITTED = ("typicality", "score-norm", "density-of-states")  # these learn something from rows apart
 Control = Literal["level", "discoveries"]
 
@@ -43,8 +47,8 @@ class Detector:
     "likelihood-ratio"    :math:`\log p_0(x) - \log p(x)`, with a background flow :math:`p_0` (arXiv:1906.02845, eq. 4)
     "radius"              :math:`\lVert z(x) \rVert`
     "score-norm"          :math:`\lVert \nabla \log p(x) \rVert`, each column in units of its standard deviation
-    "density-of-states"   :math:`-\sum_k \log q_k(T_k(x))`, kernel densities of log p, radius and log score norm
-                          (arXiv:2006.09273, eq. 2)
+    "density-of-states"   :math:`-\sum_k \log q_k(T_k(x))`, kernel densities of log p, radius, log score norm and, of
+                          images, length of the code, along uncorrelated axes (arXiv:2006.09273, eq. 2)
     "input-complexity"    :math:`-\log p(x) - L(x)` of an image, with the length L of its code (arXiv:1909.11480, eq. 3)
     ===================== ==============================================================================================
 
@@ -54,8 +58,9 @@ class Detector:
     Args:
         source: A fitted density, or a run folder.
         held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps.
-        method: See above.
-        background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows``.
+        method: See above; None for "log-likelihood" of rows and "density-of-states" of images.
+        background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows`` and
+            ``perturb_pixels``.
         reference: More rows that the flow was not fitted to, for methods that learn from them; None takes the validation
             part of a run folder, or a random half of ``held_out``.
         seed: Seed of that half.
@@ -87,16 +92,18 @@ class Detector:
         source: TableFlow | ImageFlow | str | Path,
         held_out: Any = None,
         *,
-        method: Method = "log-likelihood",
+        method: Method | None = None,
         background: TableFlow | ImageFlow | str | Path | None = None,
         reference: Any = None,
         seed: int = 0,
     ) -> None:
+        model = _model(source)
+        method = (IMAGES if isinstance(model, ImageFlow) else TABLES) if method is None else method
         check(method in METHODS, ConfigError, f"method={method!r} is unknown; use one of {', '.join(METHODS)}.")
         needs = "needs a background flow; pass background" if method == "likelihood-ratio" else "has no background"
         check((background is not None) == (method == "likelihood-ratio"), ConfigError, f"method {method!r} {needs}.")
-        self.model, self.method = _model(source), method
-        image = isinstance(self.model, ImageFlow)
+        self.model, self.method = model, method
+        image = isinstance(model, ImageFlow)
         check(method != "input-complexity" or image, ConfigError, "method 'input-complexity' is for images only.")
         self.background = None if background is None else _model(background)
         self._same_columns()
@@ -177,28 +184,52 @@ class Detector:
     ) -> NDArray[np.bool_]:
         """Which p-values are small enough; arguments as in ``flag``."""
         check(control in get_args(Control), ConfigError, f"control={control!r}; use 'level' or 'discoveries'.")
-        check(0 < fpr < 1, ConfigError, f"fpr must be in (0, 1), got {fpr}.")
-        n = len(self.calibration)
-        enough = fpr * (n + 1) >= 1 - 1e-9
+        n, needed = len(self.calibration), rows_needed(fpr)
         remedy = f"{n} held-out rows allow no rate below {1 / (n + 1):.2g}; pass more of them, or a larger rate."
-        check(
-            enough, ConfigError, f"fpr={fpr} needs at least {int(np.ceil(1 / fpr - 1e-9)) - 1} held-out rows; {remedy}"
-        )
+        check(n >= needed, ConfigError, f"fpr={fpr} needs at least {needed} held-out rows; {remedy}")
         if control == "discoveries":
             return benjamini_hochberg(p_values, fpr)
         return np.nan_to_num(p_values, nan=1.0) <= fpr * (1 + 1e-12)
 
-    def explain(self, data: Any) -> Explanation:
-        """What each column contributes to each row's being improbable under the flow; see ``explain_rows``."""
+    def judge(
+        self,
+        data: Any,
+        fpr: float = 0.01,
+        *,
+        control: Control = "level",
+        nonfinite: Literal["raise", "propagate"] = "raise",
+    ) -> Findings:
+        """Scores, p-values and decisions in one; arguments as in ``flag``."""
+        self.decide(np.empty(0), fpr, control=control)  # before the work, what cannot be asked
+        score = self.score(data, nonfinite=nonfinite)
+        p = self.p_values_of(score)
+        flagged = self.decide(p, fpr, control=control)
+        return Findings(score, p, flagged, self.calibration, self.method, fpr, control)
+
+    def explain(self, data: Any) -> Explanation | PatchExplanation:
+        """What each column contributes to each row's being improbable under the flow, or each patch to an image's score.
+
+        See ``explain_rows`` and ``explain_images``.
+
+        Args:
+            data: Rows or images to explain.
+        """
         model = self.model
-        if isinstance(model, ImageFlow):
-            raise ConfigError("explain is for tables; of images look at the gradient of the log-probability.")
-        return explain_rows(model, data, self.reference)
+        if isinstance(model, TableFlow):
+            return explain_rows(model, data, self.reference)
+        schema = model.schema
+
+        def score(images: NDArray[Any]) -> NDArray[np.float64]:
+            return self.score(np.moveaxis(images, -1, 1) if schema.layout == "CHW" else images)
+
+        known = (schema.decode(schema.encode(x)) for x in (data, self.reference))
+        images, reference = (schema.channels_last(x) for x in known)
+        return explain_images(score, images, reference)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        self._entropy, self._scale, self._densities = 0.0, np.ones(1), []
+        self._entropy, self._scale = 0.0, np.ones(1)
         if self.method not in FITTED:
             return
         log_prob = log_likelihood(self.model, self.reference)
@@ -208,9 +239,7 @@ class Detector:
             names = [c.name for c in self.model.schema.targets]
             self._scale = to_matrix(self.reference, names).std(0)
         if self.method == "density-of-states":
-            for values in self._states(self.reference, log_prob).T:
-                width = max(float(values.std()), 1e-12) * len(values) ** -0.2  # Scott's rule
-                self._densities.append(KernelDensity(bandwidth=width).fit(values[:, None]))
+            self._density = StateDensity(self._states(self.reference, log_prob))
 
     def _score(self, data: Any, log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.method == "typicality":
@@ -222,20 +251,23 @@ class Detector:
         if self.method == "score-norm":
             return score_norm(self.model, data, self._scale)
         if self.method == "density-of-states":
-            states, out = self._states(data, log_prob), np.full(len(log_prob), np.nan)
-            good = np.isfinite(states).all(1)
-            if good.any():
-                parts = [kde.score_samples(states[good, k : k + 1]) for k, kde in enumerate(self._densities)]
-                out[good] = -np.sum(parts, axis=0)
-            return out
-        if isinstance(self.model, ImageFlow) and self.method == "input-complexity":
-            pixels = np.moveaxis(self.model.schema.encode(data), 1, -1)
-            return -log_prob - code_length(pixels, self.model.schema.levels)
+            return self._density.nats(self._states(data, log_prob))
+        if self.method == "input-complexity":
+            return -log_prob - self._code_length(data)
         return -log_prob
 
     def _states(self, data: Any, log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
         norm = score_norm(self.model, data, self._scale)
-        return np.stack([log_prob, latent_radius(self.model, data), np.log(np.maximum(norm, 1e-300))], axis=1)
+        states = [log_prob, latent_radius(self.model, data), np.log(np.maximum(norm, 1e-300))]
+        if isinstance(self.model, ImageFlow):
+            states.append(self._code_length(data))
+        return np.stack(states, axis=1)
+
+    def _code_length(self, data: Any) -> NDArray[np.float64]:
+        model = self.model
+        if not isinstance(model, ImageFlow):
+            raise ConfigError("method 'input-complexity' is for images only.")
+        return code_length(np.moveaxis(model.schema.encode(data), 1, -1), model.schema.levels)
 
     def _read(self, data: Any) -> Any:
         return self.model.schema.frame(data) if isinstance(self.model, TableFlow) else np.asarray(data)

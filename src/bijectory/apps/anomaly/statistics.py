@@ -1,7 +1,8 @@
 r"""What a flow knows about one row: log-likelihood, latent radius, norm of the score; and the complexity of an image.
 
 A row with density zero (outside the bounds, a constant column with another value) has no latent and no gradient; its radius
-and its score norm are infinite. A row with a missing value has NaN.
+and its score norm are infinite. A row with a missing value has NaN. An image has the latent and the gradient of the class
+under which it is likeliest, where the flow is conditioned on classes.
 """
 
 import math
@@ -39,7 +40,7 @@ def latent_radius(model: TableFlow | ImageFlow, data: Any) -> NDArray[np.float64
         data: Rows, or images.
     """
     if isinstance(model, ImageFlow):
-        return np.linalg.norm(model.encode(data), axis=1)
+        return np.linalg.norm(model.encode(data, _likeliest(model, data)), axis=1)
     return _settle(model, data, np.linalg.norm(model.transform(data, nonfinite="propagate").to_numpy(), axis=1))
 
 
@@ -55,7 +56,7 @@ def score_norm(
     """
     if isinstance(model, ImageFlow):
         x = model.schema.encode(data) + 0.5
-        c = model.schema.context(None, len(x))
+        c = model.schema.context(_likeliest(model, data), len(x))
         return _gradient_norm(model, x, c, scale)
     rows = model.schema.encode(data, "propagate")
     norm = _gradient_norm(model, model.schema.place(rows.x), rows.c, scale)
@@ -95,6 +96,14 @@ def code_length(images: ArrayLike, levels: int = 256) -> NDArray[np.float64]:
     coded = [((x - p) % (1 << 8 * kind.itemsize)).astype(kind) for p in (0, left, above, (left + above) // 2)]
     sizes = [min(_deflated(filtered[i].tobytes()) for filtered in coded) for i in range(len(x))]
     return np.asarray(sizes, dtype=np.float64) * 8 * math.log(2)
+
+
+def _likeliest(model: ImageFlow, data: Any) -> Any:
+    """For a class-conditional model the class under which each image is likeliest, else None."""
+    if not model.schema.classes:
+        return None
+    prior = np.log(np.maximum(model.schema.counts, 1e-12))
+    return np.array(model.schema.classes)[(model.class_log_prob(data) + prior).argmax(1)]
 
 
 def _deflated(data: bytes) -> int:
