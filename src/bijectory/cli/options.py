@@ -14,6 +14,8 @@ RUN_FILES = (
     *("splits.safetensors", "audit.json", "report.html", "README.md"),
     *("draws.safetensors", "draws.csv", "draws.parquet", "table.csv", "summary.txt"),
 )
+STUDY_REQUEST = "request.json"  # what a run of `bijectory sbi` begins with
+STUDY_FILES = (STUDY_REQUEST, "study.json", "posterior.csv", "simulations.safetensors", "checks.safetensors")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -116,15 +118,19 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     check(ours, ConfigError, f"--overwrite: {out} is not empty and not a run folder; name another folder.")
 
 
-def claim_study(out: Path, *, overwrite: bool) -> None:
+def claim_study(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Make sure that a study may be written to ``out``."""
+    check(not (resume and overwrite), ConfigError, "--resume and --overwrite exclude each other; choose one.")
     check(not out.exists() or out.is_dir(), ConfigError, f"--out {out} is a file; name a folder.")
-    empty = not out.exists() or not any(out.iterdir())
+    empty = not out.exists() or {p.name for p in out.iterdir()} <= {STUDY_REQUEST}  # it failed before it had anything
+    ours = (out / STUDY_REQUEST).exists()
+    check(ours or not resume, ConfigError, f"--resume: {out} holds no run of `bijectory sbi`; leave --resume out.")
     check(
-        empty or overwrite, ConfigError, f"--out {out} is not empty; replace the run with --overwrite, or name another."
+        empty or resume or overwrite,
+        ConfigError,
+        f"--out {out} is not empty; go on with --resume, replace the run with --overwrite, or name another folder.",
     )
-    ours = empty or (out / "study.json").exists()
-    check(ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory sbi`; name another folder.")
+    check(empty or ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory sbi`; name another folder.")
 
 
 def claim_demo(out: Path) -> None:
@@ -139,3 +145,10 @@ def remove_run(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for path in (out / "checkpoint").glob("*"):
         path.unlink()
+
+
+def remove_study(out: Path) -> None:
+    """Remove the files that a study writes."""
+    remove_run(out)
+    for name in STUDY_FILES:
+        (out / name).unlink(missing_ok=True)
