@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from bijectory.apps.posterior import (
-    Calibration,
+    CalibrationTest,
     LocalTest,
     NeuralPosterior,
     Study,
@@ -54,7 +54,7 @@ def test_uniformity_refuses():
 def test_the_right_posterior_passes():
     ranked = rank(known(), pairs(1000, 3))
     for found in (check(ranked) for check in CHECKS):
-        assert isinstance(found, Calibration)
+        assert isinstance(found, CalibrationTest)
         assert found.ok, found
         assert all(part.inside for part in found.parts.values())
         assert found.lean == "", found

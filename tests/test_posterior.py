@@ -28,7 +28,6 @@ from bijectory.apps.posterior import (
 from bijectory.apps.posterior.sequential import truncated
 from bijectory.apps.posterior.slices import slice_sample
 from bijectory.errors import CheckpointError, ConfigError, DataError, ShapeError
-from bijectory.nets import ImageEmbedding, SeriesEmbedding, SetEmbedding
 from bijectory.tables import DataWarning
 from bijectory.testing import randomize
 from posterior_support import known, simulator
@@ -246,28 +245,9 @@ def test_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("embed", "shape"),
-    [
-        (lambda: SetEmbedding(1, 4, (8,)), (20, 1)),
-        (lambda: SeriesEmbedding(1, 4, (4, 4), 3), (20, 1)),
-        (lambda: ImageEmbedding(1, 4, (4, 4)), (1, 5, 4)),
-    ],
-    ids=["set", "series", "image"],
-)
-def test_embeddings_learn_summaries(embed, shape):
-    prior = box_uniform([-2.0], [2.0])
-    pairs = simulate(prior, lambda theta: theta.reshape(-1, 1, 1, 1)[:, 0].expand(-1, 20, 1).reshape(-1, *shape), 500)
-    config = posterior_config(500, epochs=8, lr=1e-2, batch_size=50)
-    posterior = fit_npe(pairs, prior, embed=embed, config=config, **TINY).posterior
-    for value in (-1.0, 1.0):
-        assert abs(posterior.sample(200, torch.full(shape, value), seed=0).mean().item() - value) < 0.5
-
-
-@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"ensemble": 0}, "ensemble must be"),
-        ({"embed": torch.nn.Identity}, "no attribute 'outputs'"),
         ({"recipe": "nsff"}, "nsff"),
     ],
 )

@@ -69,7 +69,7 @@ def test_ratio_refuses(cli, pair, tmp_path):
     refused(cli("ratio", a, b, "--permutations", "3"), 2, "--permutations")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    refused(cli("ratio", a, b, "-o", tmp_path / "mine", "--overwrite"), 2, "holds no comparison")
+    refused(cli("ratio", a, b, "-o", tmp_path / "mine", "--overwrite"), 2, "holds no run")
     refused(cli("ratio", a, b, "-o", a), 2, "is a file")
     answer = cli("ratio", a, a, "--classifier", "linear")
     assert answer.code == 0

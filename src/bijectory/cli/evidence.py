@@ -33,7 +33,7 @@ def evidence(
 ) -> None:
     """Estimate the evidence of models four ways, say whether the estimates agree and which model is preferred."""
     if out is not None:
-        options.claim_evidence(out, overwrite=overwrite)
+        options.claim_results(out, "evidence", overwrite=overwrite)
     from bijectory import apps
     from bijectory.report import write_evidence_report
     from bijectory.tables import read_table

@@ -14,6 +14,8 @@ RUN_FILES = (
     *("splits.safetensors", "audit.json", "report.html", "README.md"),
     *("draws.safetensors", "draws.csv", "draws.parquet", "table.csv", "summary.txt"),
 )
+STUDY_REQUEST = "request.json"  # what a run of `bijectory sbi` begins with
+STUDY_FILES = (STUDY_REQUEST, "study.json", "posterior.csv", "simulations.safetensors", "checks.safetensors")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -129,30 +131,29 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     check(ours, ConfigError, f"--overwrite: {out} is not empty and not a run folder; name another folder.")
 
 
-def claim_study(out: Path, *, overwrite: bool, record: str = "study.json", verb: str = "sbi") -> None:
-    """Make sure that a study may be written to ``out``: a new or empty folder, or one with the record of that verb."""
+def claim_study(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make sure that a study may be written to ``out``."""
+    check(not (resume and overwrite), ConfigError, "--resume and --overwrite exclude each other; choose one.")
     check(not out.exists() or out.is_dir(), ConfigError, f"--out {out} is a file; name a folder.")
-    empty = not out.exists() or not any(out.iterdir())
+    empty = not out.exists() or {p.name for p in out.iterdir()} <= {STUDY_REQUEST}  # it failed before it had anything
+    ours = (out / STUDY_REQUEST).exists()
+    check(ours or not resume, ConfigError, f"--resume: {out} holds no run of `bijectory sbi`; leave --resume out.")
     check(
-        empty or overwrite, ConfigError, f"--out {out} is not empty; replace the run with --overwrite, or name another."
+        empty or resume or overwrite,
+        ConfigError,
+        f"--out {out} is not empty; go on with --resume, replace the run with --overwrite, or name another folder.",
     )
-    ours = empty or (out / record).exists()
-    check(ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory {verb}`; name another folder.")
+    check(empty or ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory sbi`; name another folder.")
 
 
-def claim_evidence(out: Path, *, overwrite: bool) -> None:
-    """Make sure that a comparison of models may be written to ``out``."""
-    claim_study(out, overwrite=overwrite, record="evidence.json", verb="evidence")
-
-
-def claim_ratio(out: Path, *, overwrite: bool) -> None:
-    """Make sure that a comparison may be written to ``out``."""
+def claim_results(out: Path, verb: str, *, overwrite: bool) -> None:
+    """Make sure that the results of ``verb``, with ``<verb>.json`` among them, may be written to ``out``."""
     check(not out.exists() or out.is_dir(), ConfigError, f"--out {out} is a file; name a folder.")
     empty = not out.exists() or not any(out.iterdir())
-    remedy = "replace the comparison with --overwrite, or name another."
+    remedy = "replace the run with --overwrite, or name another folder."
     check(empty or overwrite, ConfigError, f"--out {out} is not empty; {remedy}")
-    ours = empty or (out / "ratio.json").exists()
-    check(ours, ConfigError, f"--overwrite: {out} holds no comparison of `bijectory ratio`; name another folder.")
+    ours = empty or (out / f"{verb}.json").exists()
+    check(ours, ConfigError, f"--overwrite: {out} holds no run of `bijectory {verb}`; name another folder.")
 
 
 def claim_demo(out: Path) -> None:
@@ -167,3 +168,10 @@ def remove_run(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for path in (out / "checkpoint").glob("*"):
         path.unlink()
+
+
+def remove_study(out: Path) -> None:
+    """Remove the files that a study writes."""
+    remove_run(out)
+    for name in STUDY_FILES:
+        (out / name).unlink(missing_ok=True)

@@ -30,7 +30,7 @@ def ratio(
 ) -> None:
     """Tell two tables apart: a test, the columns that differ, log-ratios log A/B of rows, weights that turn B into A."""
     if out is not None:
-        options.claim_ratio(out, overwrite=overwrite)
+        options.claim_results(out, "ratio", overwrite=overwrite)
     from bijectory.apps import compare_tables
     from bijectory.report import write_ratio
     from bijectory.tables import read_table

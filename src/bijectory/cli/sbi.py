@@ -26,13 +26,14 @@ def sbi(
     epochs: Annotated[int | None, Option(min=1, help="Passes over the simulations.")] = None,
     time_budget: Annotated[str | None, Option(metavar="TIME", help="Stop training after 90s, 10m or 1.5h.")] = None,
     seed: Annotated[int, Option(min=0, help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace the run in the folder.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn the parameters of a simulator from an observation, check the result, and write a report."""
     seconds = options.seconds(time_budget)
-    options.claim_study(out, overwrite=overwrite)
+    options.claim_study(out, resume=resume, overwrite=overwrite)
     from bijectory.cli.studying import run_study
 
     training: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "time_budget": seconds}.items() if v is not None}
@@ -53,5 +54,6 @@ def sbi(
         repair=not no_repair,
         local=local,
         training=training,
+        resume=resume,
         seed=seed,
     )

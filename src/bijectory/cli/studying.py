@@ -1,5 +1,6 @@
 """The long part of ``sbi``, behind the parsing: torch is imported from here on."""
 
+import hashlib
 import importlib.util
 import json as json_
 import sys
@@ -11,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from bijectory.apps.posterior import NeuralPosterior, as_prior, study
+from bijectory.cli import options
 from bijectory.cli.output import say, write_json
-from bijectory.errors import ConfigError, DataError, check
+from bijectory.errors import CheckpointError, ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
 from bijectory.report import write_sbi_report
 from bijectory.tables import read_table, to_matrix
@@ -20,16 +22,17 @@ from bijectory.tables import read_table, to_matrix
 STUDY = "study.json"
 
 
-def run_study(file: Path, observation: Path, out: Path, *, json: bool, quiet: bool, **words: Any) -> None:
+def run_study(file: Path, observation: Path, out: Path, *, resume: bool, json: bool, quiet: bool, **words: Any) -> None:
     """Load the simulator, study it, write the run folder, and say how it went.
 
     Raises:
         ConfigError: If the file does not define what is needed.
+        CheckpointError: If a run that is to go on was begun with another file.
     """
     module = load_simulator(file)
     prior, x = as_prior(module.prior), read_observation(observation)
-    found = study(prior, module.simulator, x, embed=getattr(module, "embed", None), **words)
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, {"simulator": hashlib.sha256(file.read_bytes()).hexdigest()}, resume=resume)
+    found = study(prior, module.simulator, x, embed=getattr(module, "embed", None), out=out, resume=resume, **words)
     pd.DataFrame(found.draws.numpy(), columns=prior.names).to_csv(out / "posterior.csv", index=False)
     if isinstance(found.posterior, NeuralPosterior):
         found.posterior.save(out, metadata={"simulator": file.name, **found.facts})
@@ -63,6 +66,17 @@ def run_study(file: Path, observation: Path, out: Path, *, json: bool, quiet: bo
     for note in found.notes:
         say(f"note: {note}", quiet=quiet)
     say(f"report: {page}", quiet=quiet)
+
+
+def claim(out: Path, request: dict[str, str], *, resume: bool) -> None:
+    """Begin a run in a folder, or make sure that the one that goes on was begun with the same request."""
+    if resume:
+        same = json_.loads((out / options.STUDY_REQUEST).read_text()) == request
+        check(same, CheckpointError, f"{out} was begun with another simulator file; use that one, or --overwrite.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    options.remove_study(out)
+    atomic_write(out / options.STUDY_REQUEST, [json_.dumps(request).encode()])
 
 
 def load_simulator(file: Path) -> ModuleType:

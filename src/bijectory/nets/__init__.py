@@ -7,7 +7,14 @@ from bijectory.nets.context_conv import ContextConv
 from bijectory.nets.contraction import Contraction, LipschitzDenseNet, LipschitzNet
 from bijectory.nets.conv import Conv, ConvNet, ConvResNet
 from bijectory.nets.conv_field import ConvField
-from bijectory.nets.embeddings import ImageEmbedding, MissingIndicator, SeriesEmbedding, SetEmbedding, VectorEmbedding
+from bijectory.nets.embeddings import (
+    ImageEmbedding,
+    MissingIndicator,
+    MissingRestored,
+    SeriesEmbedding,
+    SetEmbedding,
+    VectorEmbedding,
+)
 from bijectory.nets.field import Field, Prepared, TimeMLP
 from bijectory.nets.freezable import Freezable
 from bijectory.nets.gated import GatedConvNet
@@ -66,6 +73,7 @@ __all__ = [
     "Manifold",
     "MaskedMLP",
     "MissingIndicator",
+    "MissingRestored",
     "Periodic",
     "Pointwise",
     "Potential",

@@ -18,7 +18,7 @@ class MissingIndicator(nn.Module):
     """Missing values of a vector as zeros, with a second half that is 1 where one is missing: width ``2 features``.
 
     Args:
-        features: Width of the vector.
+        features: Width of the vector, or of each step of a series.
 
     Example:
         >>> MissingIndicator(2)(torch.tensor([3.0, float("nan")]))
@@ -33,6 +33,29 @@ class MissingIndicator(nn.Module):
         """``(*batch, features) -> (*batch, 2 features)``."""
         missing = x.isnan()
         return torch.cat((torch.where(missing, 0.0, x), missing.to(x.dtype)), -1)
+
+
+class MissingRestored(nn.Module):
+    """The inverse of ``MissingIndicator``: values and indicators to values with NaN, ``2 features -> features``.
+
+    In front of a network that reads NaN itself, such as ``SetEmbedding``.
+
+    Args:
+        features: Number of values.
+
+    Example:
+        >>> MissingRestored(2)(torch.tensor([3.0, 0.0, 0.0, 1.0]))
+        tensor([3., nan])
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(*batch, 2 features) -> (*batch, features)``."""
+        value, missing = x.split(self.features, -1)
+        return torch.where(missing > 0.5, torch.nan, value)
 
 
 class VectorEmbedding(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from bijectory.apps.posterior import Calibration, NeuralPosterior, Study, predictive_p
+from bijectory.apps.posterior import CalibrationTest, NeuralPosterior, Study, predictive_p
 from bijectory.report.content import Light, Verdict
 from bijectory.report.figures import DATA, MAX_CORNER, MODEL, QUIET, new_figure, to_png
 from bijectory.report.html import write_page
@@ -93,7 +93,7 @@ def parameters(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _verdict(c: Calibration) -> str:
+def _verdict(c: CalibrationTest) -> str:
     return "passes" if c.ok else f"fails{f', {c.lean}' if c.lean else ''}"
 
 

@@ -3,7 +3,7 @@
 from bijectory.apps.posterior.bands import Uniformity, uniformity
 from bijectory.apps.posterior.base import CredibleRegion, Posterior
 from bijectory.apps.posterior.diagnose import (
-    Calibration,
+    CalibrationTest,
     LocalTest,
     Ranked,
     coverage,
@@ -18,11 +18,12 @@ from bijectory.apps.posterior.neural import NeuralPosterior, PosteriorFit, fit_n
 from bijectory.apps.posterior.prior import Prior, as_prior, box_uniform
 from bijectory.apps.posterior.recalibrate import recalibrate
 from bijectory.apps.posterior.sequential import fit_sequentially
-from bijectory.apps.posterior.simulations import Simulations, simulate
+from bijectory.apps.posterior.simulations import Simulations, pad_sets, simulate
+from bijectory.apps.posterior.store import load_simulations, save_simulations
 from bijectory.apps.posterior.study import Study, study
 
 __all__ = [
-    "Calibration",
+    "CalibrationTest",
     "CredibleRegion",
     "LocalTest",
     "NeuralPosterior",
@@ -41,11 +42,14 @@ __all__ = [
     "fit_npe",
     "fit_nre",
     "fit_sequentially",
+    "load_simulations",
     "local_c2st",
+    "pad_sets",
     "posterior_config",
     "predictive_p",
     "rank",
     "recalibrate",
+    "save_simulations",
     "sbc",
     "simulate",
     "study",

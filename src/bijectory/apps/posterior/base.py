@@ -26,12 +26,14 @@ class Posterior(abc.ABC):
         event_shape: Shape of one observation.
         normalised: Whether ``log_prob`` is normalised.
         x: The observation that methods use by default, or None.
+        missing: Whether an observation may have missing values, NaN: it was learned from simulations with some.
     """
 
     prior: Prior
     event_shape: torch.Size
     normalised: bool = True
     x: Tensor | None = None
+    missing: bool = False
 
     @abc.abstractmethod
     def _log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -52,11 +54,13 @@ class Posterior(abc.ABC):
             ShapeError,
             f"the observation has shape {tuple(value.shape)}; the simulations have {tuple(self.event_shape)}.",
         )
-        check(bool(value.isfinite().all()) or self._takes_missing(), DataError, "the observation is not finite.")
+        self._check_finite(value)
         return value
 
-    def _takes_missing(self) -> bool:
-        return False
+    def _check_finite(self, x: Tensor) -> None:
+        message = "the observation is not finite; NaN is for a posterior that was learned with missing='indicate'."
+        check(bool(x.isfinite().all()) or self.missing, DataError, message)
+        check(bool(x.isfinite().any()) and not x.isinf().any(), DataError, "the observation is infinite, or all missing.")
 
     def _given(self, x: Any) -> Tensor:
         if x is None:

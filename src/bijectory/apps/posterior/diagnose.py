@@ -23,7 +23,7 @@ LEAST_P = 1e-3  # below it a test counts as failed, whatever its band
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration:
+class CalibrationTest:
     """One check: for each name a set of numbers that is uniform if the posterior is right.
 
     Attributes:
@@ -96,7 +96,7 @@ def rank(posterior: Posterior, pairs: Simulations | tuple[Any, Any], *, draws: i
     return Ranked(posterior, found.theta, found.x, drawn, seed)
 
 
-def sbc(ranked: Ranked, *, level: float = 0.95) -> Calibration:
+def sbc(ranked: Ranked, *, level: float = 0.95) -> CalibrationTest:
     """Simulation-based calibration: ranks of the true parameters, one test for each parameter.
 
     References:
@@ -109,10 +109,10 @@ def sbc(ranked: Ranked, *, level: float = 0.95) -> Calibration:
     names = ranked.posterior.prior.names
     values = {name: u[:, k] for k, name in enumerate(names)}
     spread = float(np.mean((u - 0.5) ** 2) * 12)  # 1 if uniform; the ranks of a narrow posterior crowd at the ends
-    return Calibration("SBC", _tested(values, level), values, _lean(spread))
+    return CalibrationTest("SBC", _tested(values, level), values, _lean(spread))
 
 
-def coverage(ranked: Ranked, *, level: float = 0.95) -> Calibration:
+def coverage(ranked: Ranked, *, level: float = 0.95) -> CalibrationTest:
     """Expected coverage of the regions of highest density, for every nominal level.
 
     References:
@@ -125,10 +125,10 @@ def coverage(ranked: Ranked, *, level: float = 0.95) -> Calibration:
     rng = np.random.default_rng(ranked.seed + 1)
     u = (above + rng.random(above.shape)) / (len(ranked.draws) + 1)
     values = {"highest density": u}
-    return Calibration("expected coverage", _tested(values, level), values, _lean(float(2 * u.mean())))
+    return CalibrationTest("expected coverage", _tested(values, level), values, _lean(float(2 * u.mean())))
 
 
-def tarp(ranked: Ranked, *, level: float = 0.95) -> Calibration:
+def tarp(ranked: Ranked, *, level: float = 0.95) -> CalibrationTest:
     """Tests of accuracy with random points: how many draws are nearer to a random reference than the true parameters.
 
     The references are uniform on the box of the true parameters, distances are Euclidean in units of their spread.
@@ -147,7 +147,7 @@ def tarp(ranked: Ranked, *, level: float = 0.95) -> Calibration:
     rng = np.random.default_rng(ranked.seed + 2)
     u = (nearer + rng.random(nearer.shape)) / (len(ranked.draws) + 1)
     values = {"random points": u}
-    return Calibration("TARP", _tested(values, level), values, _lean(float(np.mean((u - 0.5) ** 2) * 12)))
+    return CalibrationTest("TARP", _tested(values, level), values, _lean(float(np.mean((u - 0.5) ** 2) * 12)))
 
 
 def _tested(values: dict[str, Array], level: float) -> dict[str, Uniformity]:

@@ -12,6 +12,7 @@ References: Papamakarios, Sterratt, Murray 2018, arXiv:1805.07226 (NLE); Durkan,
 arXiv:2002.03712 (contrastive NRE).
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.apps.posterior.base import Posterior
+from bijectory.apps.posterior.eyes import Embed, Eyes
 from bijectory.apps.posterior.neural import (
-    Eyes,
     PosteriorFit,
     Recipe,
     build,
@@ -32,13 +33,15 @@ from bijectory.apps.posterior.prior import Prior, as_prior
 from bijectory.apps.posterior.simulations import Simulations, rows
 from bijectory.apps.posterior.slices import slice_sample
 from bijectory.densities import Ensemble
-from bijectory.errors import ConfigError, DataError, ShapeError, check
+from bijectory.errors import ConfigError, ShapeError, check
 from bijectory.nets import MLP
 from bijectory.objectives import Batch
+from bijectory.tables import DataWarning
 from bijectory.training import Data, FitConfig, fit_ensemble
 from bijectory.transforms import Chain, Regression, Standardize
 
 CHAINS, WARMUP, PROPOSALS = 200, 100, 10_000
+FEW_CHAINS, FEW_PROPOSALS = 10, 4000  # for each of many observations
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -53,6 +56,7 @@ class SampledPosterior(Posterior):
         log_likelihood: ``(theta (*batch, features), x (*batch, *event)) -> (*batch,)``, up to a constant in theta.
         prior: The prior.
         event_shape: Shape of one observation.
+        missing: Whether the log-likelihood takes observations with NaN for what is missing.
 
     Example:
         >>> from bijectory.apps.posterior import box_uniform
@@ -65,8 +69,16 @@ class SampledPosterior(Posterior):
 
     normalised = False
 
-    def __init__(self, log_likelihood: LogLikelihood, prior: Prior, event_shape: torch.Size | tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        log_likelihood: LogLikelihood,
+        prior: Prior,
+        event_shape: torch.Size | tuple[int, ...],
+        *,
+        missing: bool = False,
+    ) -> None:
         self.log_likelihood, self.prior, self.event_shape = log_likelihood, prior, torch.Size(event_shape)
+        self.missing = missing
 
     def __repr__(self) -> str:
         return f"SampledPosterior({', '.join(self.prior.names)} | x {tuple(self.event_shape)})"
@@ -78,7 +90,7 @@ class SampledPosterior(Posterior):
         many = value.dim() == 1 + len(self.event_shape) and value.shape[1:] == self.event_shape
         expected = f"expected {tuple(self.event_shape)}, or (n, *event) for n independent observations"
         check(many, ShapeError, f"the observation has shape {tuple(value.shape)}; {expected}.")
-        check(bool(value.isfinite().all()), DataError, "the observation is not finite.")
+        self._check_finite(value)
         return value
 
     def _log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -91,15 +103,45 @@ class SampledPosterior(Posterior):
         return torch.stack(one, -1)
 
     def sample_each(self, n: int, x: Tensor, *, seed: int | None = None) -> Tensor:
-        draws = [self._sample(n, one[None], None if seed is None else seed + k) for k, one in enumerate(x)]
-        return torch.stack(draws, 1)
+        """As ``sample`` for each row of ``x``; of vectors all at once, with fewer chains and starts for each."""
+        if x.dim() > 2:
+            draws = [self._sample(n, one[None], None if seed is None else seed + k) for k, one in enumerate(x)]
+            return torch.stack(draws, 1)
+        m, d, generator, way = len(x), self.prior.features, _generator(seed), self.prior.unconstrain()
+        with torch.no_grad():
+
+            def target(u: Tensor, x: Tensor) -> Tensor:
+                theta, ladj = way.inverse(u)
+                found = self.log_likelihood(theta, x) + self.prior.log_prob(theta) + ladj
+                return torch.where(found.isnan(), -torch.inf, found)
+
+            theta = self.prior.sample(FEW_PROPOSALS, seed=int(torch.randint(2**31, (), generator=generator)))
+            u = way.forward(theta)[0]
+            start, width = [], []
+            for part in x.split(10):
+                share = self._shares(self.log_likelihood(theta[:, None], part)).mT
+                chosen = torch.multinomial(share, FEW_CHAINS, replacement=True, generator=generator)
+                start.append(u[chosen])
+                width.append(_scale(share, u)[:, None].expand(-1, FEW_CHAINS, -1))
+            keep = max(1, -(-n // FEW_CHAINS))
+            kept = slice_sample(
+                target,
+                torch.cat(start).reshape(-1, d),
+                WARMUP + 2 * max(keep, 20) * max(1, d // 2),
+                width=torch.cat(width).reshape(-1, d),
+                keep=keep,
+                generator=generator,
+                given=x.repeat_interleave(FEW_CHAINS, 0),
+            )
+            draws: Tensor = way.inverse(kept.reshape(keep, m, FEW_CHAINS, d).transpose(1, 2).reshape(-1, m, d))[0]
+        return draws[torch.randperm(len(draws), generator=generator)[:n]]
+
+    @staticmethod
+    def _shares(weight: Tensor) -> Tensor:
+        return torch.softmax(torch.where(weight.isnan(), -torch.inf, weight), 0)
 
     def _sample(self, n: int, x: Tensor, seed: int | None) -> Tensor:
-        generator = torch.Generator()
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
+        generator = _generator(seed)
         way = self.prior.unconstrain()
         with torch.no_grad():
 
@@ -110,17 +152,31 @@ class SampledPosterior(Posterior):
 
             theta = self.prior.sample(PROPOSALS, seed=int(torch.randint(2**31, (), generator=generator)))
             weight = torch.cat([self._log_prob(part, x) for part in theta.split(2000)]) - self.prior.log_prob(theta)
-            share = torch.softmax(torch.where(weight.isnan(), -torch.inf, weight), 0)
+            share = self._shares(weight)
             u = way.forward(theta)[0]
             chosen = torch.multinomial(share, CHAINS, replacement=True, generator=generator)
-            centre = (share[:, None] * u).sum(0)
-            width = (share[:, None] * (u - centre).square()).sum(0).sqrt()
-            width = torch.maximum(width, 1e-3 * u.std(0))
+            width = _scale(share, u)
             keep = -(-n // CHAINS)
             steps = WARMUP + 2 * max(keep, 20) * max(1, self.prior.features // 2)
             kept = slice_sample(target, u[chosen], steps, width=width, keep=max(keep, 1), generator=generator)
             draws: Tensor = way.inverse(kept.reshape(-1, self.prior.features))[0]
         return draws[torch.randperm(len(draws), generator=generator)[:n]]
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def _scale(share: Tensor, u: Tensor) -> Tensor:
+    """Deviation ``(*batch, features)`` of the points ``u (n, features)`` with weights ``(*batch, n)``, not too small."""
+    near = u - u.mean(0)
+    spread = (share @ near.square() - (share @ near).square()).clamp(min=0).sqrt()
+    return torch.maximum(spread, 1e-3 * u.std(0))
 
 
 class Likelihood:
@@ -164,6 +220,7 @@ def fit_nle(
     pairs, known = _pairs(simulations, prior)
     vectors = pairs.x.dim() == 2 and not bool(pairs.x.isnan().any())
     check(vectors, ConfigError, "NLE models x: it takes complete vectors; use NPE or NRE with an embedding.")
+    check(ensemble >= 1, ConfigError, f"ensemble must be at least 1, got {ensemble}.")
     settings = config or posterior_config(len(pairs))
     eyes = Eyes(pairs.theta, None)
     c = eyes.encode(pairs.theta)
@@ -223,7 +280,7 @@ def fit_nre(
     simulations: Simulations | tuple[Any, Any],
     prior: Any,
     *,
-    embed: Callable[[], nn.Module] | None = None,
+    embed: Embed = None,
     ensemble: int = 5,
     config: FitConfig | None = None,
 ) -> PosteriorFit:
@@ -245,24 +302,28 @@ def fit_nre(
         False
     """
     pairs, known = _pairs(simulations, prior)
+    check(ensemble >= 1, ConfigError, f"ensemble must be at least 1, got {ensemble}.")
     settings = config or posterior_config(len(pairs))
     first, eyes = Eyes(pairs.theta, None), Eyes(pairs.x, embed)
     members = []
     with torch.random.fork_rng(devices=[]):
         for k in range(ensemble):
             torch.manual_seed(settings.seed + k)
-            net = embed() if embed is not None else None
-            members.append(Ratio(known.features, eyes.width if net is None else int(net.outputs), net))  # type: ignore[arg-type]
+            net, width = eyes.open()
+            members.append(Ratio(known.features, width, net))
     data = Data(first.encode(pairs.theta).float(), eyes.encode(pairs.x).float())
     result = fit_ensemble(members, data, objective=contrast, config=settings)
     for member in members:
         member.requires_grad_(requires_grad=False)
     ratio = RatioEnsemble(members, first, eyes)
-    return PosteriorFit(SampledPosterior(ratio, known, pairs.event_shape), result, pairs, pairs.notes)
+    posterior = SampledPosterior(ratio, known, pairs.event_shape, missing=pairs.incomplete)
+    return PosteriorFit(posterior, result, pairs, pairs.notes)
 
 
 def _pairs(simulations: Simulations | tuple[Any, Any], prior: Any) -> tuple[Simulations, Prior]:
     pairs = simulations if isinstance(simulations, Simulations) else Simulations.of(*simulations)
     known = as_prior(prior)
     check_pairs(pairs, known)
+    for note in pairs.notes:
+        warnings.warn(note, DataWarning, stacklevel=3)
     return pairs, known

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.apps.posterior.base import Posterior
+from bijectory.apps.posterior.eyes import Embed, Eyes
 from bijectory.apps.posterior.prior import Prior, as_prior
 from bijectory.apps.posterior.simulations import Simulations
-from bijectory.densities import Density, Encode, Ensemble, Flow
+from bijectory.densities import Density, Ensemble, Flow
 from bijectory.errors import CheckpointError, ConfigError, ShapeError, check
 from bijectory.io import load, load_metadata, save
-from bijectory.nets import MissingIndicator
 from bijectory.objectives import find_objective
 from bijectory.recipes import find_recipe
+from bijectory.spec import to_spec
 from bijectory.tables import DataWarning
 from bijectory.training import Callback, Data, FitConfig, FitResult, fit_ensemble
 from bijectory.transforms import Chain, Regression, Standardize, Transform
@@ -44,6 +45,7 @@ class NeuralPosterior(Posterior):
         density: ``q(theta | x)``, float64, with the raw observation as its context.
         prior: Whose parameters these are.
         event_shape: Shape of one observation.
+        missing: Whether the density reads observations with NaN for what is missing.
 
     Example:
         >>> from bijectory import nsf
@@ -55,13 +57,14 @@ class NeuralPosterior(Posterior):
         torch.Size([5, 2])
     """
 
-    def __init__(self, density: Density, prior: Prior, event_shape: Sequence[int]) -> None:
+    def __init__(self, density: Density, prior: Prior, event_shape: Sequence[int], *, missing: bool = False) -> None:
         check(
             tuple(density.event_shape) == (prior.features,),
             ShapeError,
             f"the density has events {tuple(density.event_shape)}, the prior {prior.features} parameters.",
         )
         self.density, self.prior, self.event_shape = density.eval(), prior, torch.Size(event_shape)
+        self.missing = missing
 
     def __repr__(self) -> str:
         return f"NeuralPosterior({', '.join(self.prior.names)} | x {tuple(self.event_shape)})"
@@ -75,12 +78,10 @@ class NeuralPosterior(Posterior):
         low, high = (draws.new_tensor(b) for b in zip(*self.prior.bounds, strict=True))
         return draws.clamp(low, high)  # rounding may pass a bound that is not a float64
 
-    def _takes_missing(self) -> bool:
-        return any(isinstance(m, MissingIndicator) for m in self.density.modules())
-
     def save(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the density, with names and bounds of the parameters, into a run folder."""
         facts = {"kind": POSTERIOR, "names": list(self.prior.names), "event_shape": list(self.event_shape)}
+        facts["missing"] = self.missing
         bounds = [[repr(a), repr(b)] for a, b in self.prior.bounds]  # text, for infinity is no JSON
         x = None if self.x is None else json.dumps(self.x.nan_to_num(nan=1e308).tolist())
         save(self.density, folder, metadata={**(metadata or {}), **facts, "bounds": bounds, "x": x})
@@ -93,7 +94,7 @@ class NeuralPosterior(Posterior):
         bounds = [[repr(a), repr(b)] for a, b in known.bounds]
         same = facts["names"] == list(known.names) and facts["bounds"] == bounds
         check(same, CheckpointError, f"{folder} was fitted with {facts['names']} in {facts['bounds']}, not {known}.")
-        found = cls(load(folder), known, facts["event_shape"])
+        found = cls(load(folder), known, facts["event_shape"], missing=facts["missing"])
         if facts["x"] is not None:
             x = torch.tensor(json.loads(facts["x"]), dtype=torch.float64)
             found.x = torch.where(x == 1e308, torch.nan, x)
@@ -157,7 +158,7 @@ def fit_npe(
     *,
     recipe: Recipe = "nsf",
     recipe_args: Mapping[str, Any] | None = None,
-    embed: Callable[[], nn.Module] | None = None,
+    embed: Embed = None,
     ensemble: int = 5,
     missing: str = "drop",
     config: FitConfig | None = None,
@@ -173,8 +174,10 @@ def fit_npe(
         recipe: Name of a recipe, or a function ``(features, context, **recipe_args) -> Flow``. ``"cfm"`` makes it flow
             matching posterior estimation.
         recipe_args: Keywords of the recipe.
-        embed: ``() -> module``: the embedding of one observation; it has ``outputs`` as an attribute. None reads vectors as
-            they are, and needs one for all else: ``SetEmbedding``, ``SeriesEmbedding``, ``ImageEmbedding``.
+        embed: The embedding of one observation: "vector", "series" ``(steps, features)``, "set" ``(elements, features)``,
+            "image" ``(channels, height, width)``; or a module ``(n, *event) -> (n, width)`` of yours, or a function
+            ``() -> module`` that makes one for each member. None reads vectors as they are. Where values are missing,
+            the last axis is twice as wide for a module of yours: values (0 for missing ones), then indicators.
         ensemble: Number of flows, each validated on a part of its own.
         missing: See ``Simulations.of``; only with ``(theta, x)``.
         config: Settings of training; None for ``posterior_config``.
@@ -213,6 +216,8 @@ def fit_npe(
     with torch.no_grad():
         z = way.forward(pairs.theta, c if embed is None else None)[0]
     flows = build(recipe, known.features, eyes, recipe_args, ensemble, settings.seed)
+    if settings.out is not None:
+        to_spec(flows[0])  # what cannot be stored is told before it is trained
     result = fit_ensemble(
         flows,
         Data(z.float(), c.float()),
@@ -221,39 +226,10 @@ def fit_npe(
         callbacks=callbacks,
     )
     density = Ensemble(*(join(way, flow, eyes) for flow in flows)).double().eval().requires_grad_(requires_grad=False)
-    posterior = NeuralPosterior(density, known, pairs.event_shape)
+    posterior = NeuralPosterior(density, known, pairs.event_shape, missing=pairs.incomplete)
     if out is not None:
         posterior.save(out, metadata={"simulations": len(pairs), "failed": pairs.failed, "stop": result.stop_reason})
     return PosteriorFit(posterior, result, pairs, pairs.notes)
-
-
-class Eyes:
-    """How observations are read: standardised, missing values told, then embedded."""
-
-    def __init__(self, x: Tensor, embed: Callable[[], nn.Module] | None) -> None:
-        check(
-            x.dim() == 2 or embed is not None,
-            ConfigError,
-            f"observations of shape {tuple(x.shape[1:])} need embed=...: a SetEmbedding, SeriesEmbedding or ImageEmbedding.",
-        )
-        # Images have one scale for all pixels; series, sets and vectors one for each feature of a step.
-        flat = x.reshape(-1, 1) if x.dim() > 3 else x.reshape(-1, x.shape[-1])
-        loc = flat.nanmean(0)
-        scale = (flat - loc).square().nanmean(0).sqrt()
-        still = ~(scale > 1e-12 * loc.abs())  # constant, or never there
-        rescale = Standardize(flat.shape[1], loc.nan_to_num(), torch.where(still, 1.0, scale)).double()
-        steps: list[nn.Module] = [Encode(rescale)]
-        if x.dim() == 2 and bool(x.isnan().any()):
-            steps.append(MissingIndicator(x.shape[1]))
-        self.first = nn.Sequential(*steps)
-        self.embed = embed
-        self.width = x.shape[1] * len(steps) if x.dim() == 2 else 0
-
-    def encode(self, x: Tensor) -> Tensor:
-        """What networks are trained on."""
-        with torch.no_grad():
-            out: Tensor = self.first(x)
-        return out
 
 
 def check_pairs(pairs: Simulations, prior: Prior) -> None:
@@ -284,10 +260,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         for k in range(count):
             torch.manual_seed(seed + k)
-            net = eyes.embed() if eyes.embed is not None else None
-            width = eyes.width if net is None else getattr(net, "outputs", None)
-            named = isinstance(width, int)
-            check(named, ConfigError, f"{type(net).__name__} has no attribute 'outputs': the width of the embedding.")
+            net, width = eyes.open()
             flow = make(features, width, **{**defaults, **(arguments or {})})
             inner = net if flow.embed is None or net is None else nn.Sequential(net, flow.embed)
             flows.append(Flow(flow.transform, flow.base, inner if net is not None else flow.embed))

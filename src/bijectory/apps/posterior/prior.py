@@ -128,6 +128,11 @@ def box_uniform(low: Sequence[float], high: Sequence[float], *, names: Sequence[
         Prior(a in (0, 2), b in (-1, 1))
     """
     bounds = torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64)
+    same = bounds[0].dim() == 1 and bounds[0].shape == bounds[1].shape
+    check(same, ConfigError, f"low and high must be lists of one length, got {low} and {high}.")
+    for k, (a, b) in enumerate(zip(*(b.tolist() for b in bounds), strict=True)):
+        name = names[k] if names is not None and k < len(names) else f"theta{k}"
+        check(a < b, ConfigError, f"parameter {name!r} has bounds ({a:g}, {b:g}): low must be below high.")
     return Prior(torch.distributions.Independent(torch.distributions.Uniform(*bounds), 1), names=names)
 
 

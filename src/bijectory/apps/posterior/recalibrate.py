@@ -24,6 +24,8 @@ from bijectory.recipes import nsf
 from bijectory.training import FitConfig, fit
 from bijectory.transforms import Chain, Regression
 
+LEAST_PAIRS = 100
+
 
 def recalibrate(
     posterior: NeuralPosterior,
@@ -65,7 +67,8 @@ def recalibrate(
         True
     """
     found = pairs if isinstance(pairs, Simulations) else Simulations.of(*pairs)
-    check(len(found) >= 100, DataError, f"recalibration needs at least 100 pairs, got {len(found)}.")
+    message = f"recalibration needs at least {LEAST_PAIRS} pairs, got {len(found)}."
+    check(len(found) >= LEAST_PAIRS, DataError, message)
     density = copy.deepcopy(posterior.density).requires_grad_(requires_grad=False)
     flows: list[nn.Module] = list(density.members) if isinstance(density, Ensemble) else [density]
     usable = all(isinstance(f, Flow) and isinstance(f.base, StandardNormal) and f.base.event_shape for f in flows)
@@ -85,7 +88,8 @@ def recalibrate(
     density = Ensemble(*new) if isinstance(posterior.density, Ensemble) else new[0]
     settings = config or FitConfig(epochs=100, batch_size=100, patience=15, weight_decay=0.1, progress=False, seed=seed)
     fit(density, (found.theta, found.x), config=settings)
-    result = NeuralPosterior(density.requires_grad_(requires_grad=False), posterior.prior, posterior.event_shape)
+    density.requires_grad_(requires_grad=False)
+    result = NeuralPosterior(density, posterior.prior, posterior.event_shape, missing=posterior.missing)
     result.x = posterior.x
     return result
 

@@ -1,7 +1,7 @@
 """Pairs of parameters and simulated data: made, checked, and told about."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bijectory.apps.posterior.prior import Prior, as_prior
-from bijectory.errors import ConfigError, DataError, ShapeError, check
+from bijectory.errors import ConfigError, DataError, FlowError, ShapeError, check
 
 Simulator = Callable[[Tensor], Any]
 
@@ -43,6 +43,11 @@ class Simulations:
         """Shape of one observation."""
         return self.x.shape[1:]
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether values are missing."""
+        return bool(self.x.isnan().any())
+
     @classmethod
     def of(cls, theta: Any, x: Any, *, missing: str = "drop") -> "Simulations":
         """Check pairs.
@@ -50,8 +55,9 @@ class Simulations:
         Args:
             theta: ``(n, features)`` or ``(n,)``: array, tensor or frame.
             x: ``(n, *event)`` or ``(n,)``.
-            missing: "drop" leaves out every pair with a value that is not finite; "indicate" keeps vectors with some NaN
-                (the posterior then is that given the other values and given which ones are missing); "raise" refuses.
+            missing: "drop" leaves out every pair with a value that is not finite; "indicate" keeps those with some NaN
+                (the posterior then is that given the other values and given which ones are missing: of vectors and
+                series values, of sets elements); "raise" refuses.
 
         Raises:
             ShapeError: If the numbers of rows differ.
@@ -70,9 +76,6 @@ class Simulations:
         check(not bad.any(), DataError, f"theta is not finite in {int(bad.sum())} rows; only x may fail.")
         flat = x.flatten(1)
         if missing == "indicate":
-            check(
-                x.dim() == 2, ConfigError, "missing='indicate' is for vectors; use 'drop' for series, sets and images."
-            )
             lost = flat.isinf().any(1) | flat.isnan().all(1)
         else:
             lost = ~flat.isfinite().all(1)
@@ -127,7 +130,7 @@ def simulate(
 
     Raises:
         ShapeError: If the simulator does not return one row for each row of parameters.
-        DataError: If fewer than two simulations are finite.
+        DataError: If the simulator raises something, or fewer than two simulations are finite.
 
     Example:
         >>> from bijectory.apps.posterior import box_uniform
@@ -153,7 +156,7 @@ def call(simulator: Simulator, theta: Tensor, *, batch: int = 1000, seed: int = 
         np.random.seed(seed % 2**32)
         try:
             for part in theta.split(batch):
-                x = rows(simulator(part.clone()), "x")
+                x = rows(_made(simulator, part.clone()), "x")
                 check(
                     len(x) == len(part),
                     ShapeError,
@@ -167,6 +170,16 @@ def call(simulator: Simulator, theta: Tensor, *, batch: int = 1000, seed: int = 
     return x[:, None] if x.dim() == 1 else x
 
 
+def _made(simulator: Simulator, theta: Tensor) -> Any:
+    """What the simulator returns; what it raises, as an error that says who raised it."""
+    try:
+        return simulator(theta)
+    except FlowError:
+        raise
+    except Exception as error:
+        raise DataError(f"the simulator raised {type(error).__name__}: {error} (theta {tuple(theta.shape)}).") from error
+
+
 def rows(value: Any, name: str) -> Tensor:
     """Anything with rows as a float64 tensor without gradients."""
     if not isinstance(value, Tensor):
@@ -176,6 +189,37 @@ def rows(value: Any, name: str) -> Tensor:
             raise DataError(f"{name} cannot be read as numbers: {error}.") from None
     check(value.dim() >= 1, ShapeError, f"{name} is a single number; expected rows (n, ...).")
     return value.detach().cpu().double()
+
+
+def pad_sets(sets: Sequence[Any], size: int | None = None) -> Tensor:
+    """Sets of different sizes as one tensor ``(n, size, features)``, absent elements NaN.
+
+    Use with ``missing="indicate"`` and ``embed="set"``; observations of fewer elements are padded in the same way.
+
+    Args:
+        sets: Arrays ``(elements, features)``, or ``(elements,)`` for one feature.
+        size: Of the largest set; None takes that of those given.
+
+    Raises:
+        ShapeError: If a set is empty or larger than ``size``, or widths differ.
+
+    Example:
+        >>> pad_sets([[1.0, 2.0], [3.0]])[..., 0]
+        tensor([[1., 2.],
+                [3., nan]], dtype=torch.float64)
+    """
+    found = [rows(s, "a set") for s in sets]
+    found = [s[:, None] if s.dim() == 1 else s for s in found]
+    widths = {s.shape[1:] for s in found}
+    ok = len(widths) == 1 and all(s.dim() == 2 and len(s) for s in found)
+    check(ok, ShapeError, "every set must be (elements, features) with the same features and at least one element.")
+    most = max(len(s) for s in found)
+    size = most if size is None else size
+    check(most <= size, ShapeError, f"a set has {most} elements, more than size={size}.")
+    out = found[0].new_full((len(found), size, found[0].shape[1]), torch.nan)
+    for k, s in enumerate(found):
+        out[k, : len(s)] = s
+    return out
 
 
 def check_observation(x: Any, event_shape: torch.Size, *, many: bool = False) -> None:

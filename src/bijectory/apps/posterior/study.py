@@ -2,25 +2,30 @@
 
 import dataclasses
 import functools
+import signal
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bijectory.apps.posterior.base import Posterior
-from bijectory.apps.posterior.diagnose import Calibration, LocalTest, coverage, local_c2st, rank, sbc, tarp
+from bijectory.apps.posterior.diagnose import CalibrationTest, LocalTest, coverage, local_c2st, rank, sbc, tarp
+from bijectory.apps.posterior.eyes import Embed
 from bijectory.apps.posterior.likelihood import fit_nle, fit_nre
 from bijectory.apps.posterior.neural import NeuralPosterior, PosteriorFit, fit_npe, posterior_config
 from bijectory.apps.posterior.prior import Prior, as_prior
-from bijectory.apps.posterior.recalibrate import recalibrate
+from bijectory.apps.posterior.recalibrate import LEAST_PAIRS, recalibrate
 from bijectory.apps.posterior.sequential import fit_sequentially
 from bijectory.apps.posterior.simulations import Simulations, Simulator, check_observation, simulate
+from bijectory.apps.posterior.store import kept
 from bijectory.errors import ConfigError, check
 
 Method = Literal["npe", "fmpe", "nle", "nre"]
-LOCAL_TRIALS = 20
+LOCAL_TRIALS, LEAST_CHECKS = 20, 50
+TRAINING_FILE, CHECKS_FILE = "simulations.safetensors", "checks.safetensors"
 SLOW_CHECKS = 100  # pairs that a posterior sampled by Markov chains is checked on: each takes a run of its own
 
 
@@ -48,8 +53,8 @@ class Study:
     x: Tensor
     draws: Tensor
     predicted: Tensor
-    before: tuple[Calibration, ...]
-    after: tuple[Calibration, ...]
+    before: tuple[CalibrationTest, ...]
+    after: tuple[CalibrationTest, ...]
     local: LocalTest | None
     notes: tuple[str, ...]
     facts: dict[str, Any]
@@ -72,11 +77,13 @@ def study(
     checks: int = 1000,
     draws: int = 4000,
     ensemble: int = 5,
-    embed: Callable[[], nn.Module] | None = None,
+    embed: Embed = None,
     repair: bool = True,
     local: bool = False,
     missing: str = "drop",
     training: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
     seed: int = 0,
 ) -> Study:
     """Simulate, learn, check, repair, and draw.
@@ -99,10 +106,14 @@ def study(
         local: Whether to run ``local_c2st`` (some twenty classifiers) on the returned posterior.
         missing: See ``Simulations.of``.
         training: Settings that replace those of ``posterior_config``.
+        out: Folder for the simulations and the checkpoints of training (of one round): what ``resume`` needs.
+        resume: Go on with an interrupted study of the same settings in ``out``; the result is the same, bit for bit.
         seed: Of everything.
 
     Raises:
         ConfigError, DataError, ShapeError: If something does not fit.
+        CheckpointError: If ``out`` holds another study.
+        KeyboardInterrupt: After Ctrl-C, also during training: nothing is made of a posterior that is half learned.
 
     Example:
         >>> from bijectory.apps.posterior import box_uniform
@@ -115,35 +126,59 @@ def study(
     check(method in ("npe", "fmpe", "nle", "nre"), ConfigError, f"method={method!r}; use npe, fmpe, nle or nre.")
     direct = method in ("npe", "fmpe")
     check(rounds == 1 or direct, ConfigError, f"rounds={rounds}: sequential inference is for npe and fmpe.")
-    check(checks == 0 or checks >= 100, ConfigError, f"checks={checks}: use at least 100, or 0 for none.")
+    enough = checks == 0 or checks >= 2 * LEAST_CHECKS
+    check(enough, ConfigError, f"checks={checks}: use at least {2 * LEAST_CHECKS}, or 0 for none.")
+    folder, single = None if out is None else Path(out), rounds == 1
+    check(folder is not None or not resume, ConfigError, "resume=True needs out, the folder of the study.")
+    check(single or not resume, ConfigError, "a study in rounds cannot be gone on with; start again without resume.")
     known, start = as_prior(prior), time.monotonic()
     recipe = "cfm" if method == "fmpe" else "nsf"
-    settings = posterior_config(simulations * rounds, recipe=recipe, **{"seed": seed, **(training or {})})
-    words: dict[str, Any] = {"ensemble": ensemble, "config": settings}
+    words: dict[str, Any] = {"seed": seed, **(training or {})}
+    if folder is not None and single:
+        words |= {"out": folder, "resume": resume and (folder / "checkpoint").exists()}
+    settings = posterior_config(simulations * rounds, recipe=recipe, **words)
+    words = {"ensemble": ensemble, "config": settings}
     if method != "nle":
         words["embed"] = embed
     if direct:
         words["recipe"] = recipe
     way: Callable[..., PosteriorFit] = fit_npe if direct else fit_nle if method == "nle" else fit_nre
     learn = functools.partial(way, **words)
+
+    def draw(name: str, n: int, own: int) -> Simulations:
+        def make() -> Simulations:
+            pairs = simulate(known, simulator, n, missing=missing, seed=own)
+            check_observation(x, pairs.event_shape, many=not direct)
+            return pairs
+
+        file = None if folder is None or not single else folder / name
+        return kept(file, make, known, {"simulations": n, "missing": missing, "seed": own}, resume=resume)
+
     if rounds > 1:
         plan: dict[str, Any] = {"simulations": simulations, "rounds": rounds, "missing": missing, "seed": seed}
         fitted = fit_sequentially(known, simulator, x, **plan, fit=learn)
     else:
-        pairs = simulate(known, simulator, simulations, missing=missing, seed=seed)
+        pairs = draw(TRAINING_FILE, simulations, seed)
         check_observation(x, pairs.event_shape, many=not direct)
         fitted = learn(pairs, known)
+    if fitted.result.stop_reason == "interrupted":
+        signal.raise_signal(fitted.result.signal or signal.SIGINT)
     trained = time.monotonic() - start
     posterior, notes = fitted.posterior.at(x), list(fitted.notes)
-    before: tuple[Calibration, ...] = ()
-    after: tuple[Calibration, ...] = ()
+    held: Simulations | None = None
+    if checks and single:
+        held = draw(CHECKS_FILE, checks if direct else min(checks, 2 * SLOW_CHECKS), seed + 10**6)
+        if len(held) < 2 * LEAST_CHECKS:
+            notes.append(f"not checked: {len(held)} of {checks} further simulations are finite; ask for more checks.")
+            held = None
+    before: tuple[CalibrationTest, ...] = ()
+    after: tuple[CalibrationTest, ...] = ()
     test: LocalTest | None = None
-    if checks and rounds == 1:
-        total = checks if direct else min(checks, 2 * SLOW_CHECKS)
-        pairs = simulate(known, simulator, total, missing=missing, seed=seed + 10**6)
-        first, last = _halves(pairs)
+    if held is not None:
+        first, last = _halves(held)
         before = calibrations(posterior, last, seed)
-        if repair and isinstance(posterior, NeuralPosterior) and not all(c.ok for c in before):
+        enough = len(first) >= LEAST_PAIRS
+        if repair and enough and isinstance(posterior, NeuralPosterior) and not all(c.ok for c in before):
             posterior = recalibrate(posterior, first, seed=seed)
             after = calibrations(posterior, last, seed)
             notes.append(
@@ -171,7 +206,7 @@ def study(
     return Study(known, posterior, fitted, given, theta, predicted, before, after, test, tuple(notes), facts)
 
 
-def calibrations(posterior: Posterior, pairs: Simulations, seed: int = 0) -> tuple[Calibration, ...]:
+def calibrations(posterior: Posterior, pairs: Simulations, seed: int = 0) -> tuple[CalibrationTest, ...]:
     """SBC, expected coverage and TARP on the same draws."""
     ranked = rank(posterior, pairs, seed=seed)
     return sbc(ranked), coverage(ranked), tarp(ranked)
