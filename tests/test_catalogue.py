@@ -309,7 +309,7 @@ print(json.dumps(said))
 
 
 @pytest.mark.slow  # a minute where Python compiles every library anew
-def test_a_handful_of_bad_inputs_under_python_O(tmp_path):  # noqa: N802
+def test_a_handful_of_bad_inputs_under_python_O(tmp_path):
     """Not one answer depends on an assertion."""
     said = []
     for flags in ((), ("-O",)):

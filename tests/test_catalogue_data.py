@@ -148,7 +148,7 @@ def test_units_do_not_matter(scale):
 
 @pytest.mark.parametrize("scale", [1e200, 1e-200, 1e-310])
 def test_units_that_float64_cannot_square_are_refused(scale):
-    with pytest.raises(DataError, match="column 'x0' varies by .* cannot resolve; divide it by a power of ten first"):
+    with pytest.raises(DataError, match=r"column 'x0' varies by .* cannot resolve; divide it by a power of ten first"):
         FlowDensity(**QUICK).fit(X * scale)
 
 
