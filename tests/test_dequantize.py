@@ -79,7 +79,7 @@ def test_noise_in_proportion_to_the_density_makes_the_bound_tight():
 
         def inverse(self, z, c=None):
             x = -torch.log1p(torch.special.ndtr(z) * math.expm1(-1.0))
-            return x, -self.forward(x)[1]
+            return x, -self.forward(x, c)[1]
 
     q = bj.Flow(Truncated(), bj.StandardNormal(1)).double()
     q.context = 1

@@ -8,10 +8,12 @@ A base density is a ``Density``; so is a ``Flow`` (a transform over a base), and
 import abc
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bijectory.densities.doors import DOORS
 from bijectory.errors import ConfigError, FlowError, check
 
 
@@ -54,6 +56,13 @@ class Density(nn.Module, abc.ABC):
     context: int = 0
     exact: bool = True
     surface: bool = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Every density, of whatever author, checks what enters it: a wrong shape would often broadcast to an answer."""
+        super().__init_subclass__(**keywords)
+        for name, door in DOORS.items():
+            if name in cls.__dict__:
+                setattr(cls, name, door(cls.__dict__[name]))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Same as ``log_prob``: what DDP, compile, export and hooks see."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.densities.base import Density, refuse_gradients
+from bijectory.densities.validate import check_context
 from bijectory.errors import ConfigError, ContextError, check, check_type
 from bijectory.nets import MLP
 from bijectory.ops.shape import draw_shape
@@ -64,6 +65,7 @@ class Mixture(Density):
             return self.logits.log_softmax(0)
         if c is None:
             raise ContextError(f"this density was built with context={self.context} but got context=None.")
+        check_context(self, c, self.context)
         return self.net(c[..., :0], c).log_softmax(-1)
 
     def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.densities.base import Density, as_event_shape, open_unit
+from bijectory.densities.validate import check_context
 from bijectory.errors import ConfigError, ContextError, check
 from bijectory.nets import MLP
 from bijectory.ops.scalar import soft_bound
@@ -99,6 +100,7 @@ class DiagonalNormal(Density):
             return self.loc, soft_bound(self.log_scale, self.max_log_scale)
         if c is None:
             raise ContextError(f"this density was built with context={self.context} but got context=None.")
+        check_context(self, c, self.context)
         loc, raw = self.net(c[..., :0], c).unflatten(-1, (2, *self.event_shape)).unbind(-1 - len(self.event_shape))
         return loc, soft_bound(raw, self.max_log_scale)
 

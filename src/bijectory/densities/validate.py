@@ -16,28 +16,51 @@ def check_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     return lead or ()
 
 
-def check_events(module: nn.Module, x: Tensor, event_shape: torch.Size, name: str) -> None:
-    """Check that ``x`` is a tensor ``(*batch, *event_shape)`` of the module's dtype and device."""
+def check_tensor(x: object, name: str) -> None:
+    """Check that ``x`` is a dense tensor."""
     if not isinstance(x, Tensor):
         raise DtypeError(
             f"expected a torch.Tensor for {name}, got {type(x).__module__}.{type(x).__name__}; "
             f"use torch.as_tensor({name}) or the scikit-learn estimator FlowDensity."
         )
+    check(x.layout == torch.strided, DtypeError, f"{name} is sparse ({x.layout}); use {name}.to_dense().")
+
+
+def check_events(module: nn.Module, x: Tensor, event_shape: torch.Size, name: str) -> None:
+    """Check that ``x`` is a tensor ``(*batch, *event_shape)`` of the module's dtype and device."""
+    check_tensor(x, name)
     n = len(event_shape)
     if x.dim() < n or x.shape[x.dim() - n :] != event_shape:
-        raise ShapeError(_shape_message(x, event_shape, name))
+        raise ShapeError(shape_message(x, event_shape, name))
     reference = _reference(module)
     if reference is None:
         return
     if x.dtype != reference.dtype:
         short, want = (str(d).removeprefix("torch.") for d in (x.dtype, reference.dtype))
-        cast = {"float32": f"{name}.float()", "float64": f"{name}.double()"}.get(want, f"{name}.to(torch.{want})")
-        raise DtypeError(f"{name} is {short} but the flow is {want}; use {cast} or flow.to(torch.{short}).")
+        other = f" or flow.to(torch.{short})" if x.dtype.is_floating_point else ""  # a flow has no integer weights
+        raise DtypeError(f"{name} is {short} but the flow is {want}; use {cast(x, reference.dtype, name)}{other}.")
     if x.device != reference.device:
         raise DtypeError(f"{name} is on {x.device}, the flow is on {reference.device}; move one with .to(...).")
 
 
-def _shape_message(x: Tensor, event_shape: torch.Size, name: str) -> str:
+def check_floating(module: nn.Module, x: Tensor, name: str) -> None:
+    """Check that ``x`` holds floating-point numbers."""
+    if not x.dtype.is_floating_point:
+        reference = _reference(module)
+        remedy = cast(x, torch.get_default_dtype() if reference is None else reference.dtype, name)
+        raise DtypeError(f"{name} is {str(x.dtype).removeprefix('torch.')}, not a floating-point number; use {remedy}.")
+
+
+def cast(x: Tensor, dtype: torch.dtype, name: str) -> str:
+    """What makes ``x`` a tensor of that dtype, in code."""
+    if x.dtype.is_complex:
+        return f"torch.view_as_real({name})"
+    short = {torch.float32: "float()", torch.float64: "double()"}
+    return f"{name}.{short.get(dtype, f'to({dtype})')}"
+
+
+def shape_message(x: Tensor, event_shape: torch.Size, name: str) -> str:
+    """What is wrong with the shape of ``x``, and what to do."""
     got = tuple(x.shape)
     if len(event_shape) != 1:
         return f"{name} has shape {got}; this flow takes (*batch, {', '.join(map(str, event_shape))})."

@@ -63,6 +63,25 @@ def heavy_columns(columns: Sequence[Column], declared: Collection[str]) -> Itera
         )
 
 
+def far_rows(columns: Sequence[Column], values: np.ndarray, train: np.ndarray | None) -> Iterator[str]:
+    """Values that training never sees, far from all that it sees: they alone decide a validation loss or a test score."""
+    if train is None:
+        return
+    held = np.ones(len(values), dtype=bool)
+    held[train] = False
+    for k, c in enumerate(columns):
+        if c.kind != "numeric":
+            continue
+        distance = np.abs(values[:, k] - c.loc) / c.scale
+        far = np.flatnonzero(held & (distance > HEAVY))
+        if len(far):
+            yield (
+                f"column {c.name!r} is {values[far[0], k]:g} in row {far[0]}, {distance[far[0]]:.0f} standard deviations "
+                f"from the training rows ({len(far)} such rows): held out, it decides the losses that choose and judge the "
+                f"weights. Drop it, or pass heavy=[{c.name!r}]."
+            )
+
+
 def singular_columns(columns: Sequence[Column], values: np.ndarray) -> Iterator[str]:
     """Identical, proportional or collinear targets."""
     keep = [k for k, c in enumerate(columns) if c.role == "target" and c.kind != "constant" and c.step is None]

@@ -107,6 +107,7 @@ def infer_schema(
         *findings.constant_columns(columns),
         *findings.discrete_columns(columns, values),
         *findings.heavy_columns(columns, declared_heavy),
+        *findings.far_rows(columns, values, train),
         *findings.singular_columns(columns, values),
     )
     return Schema(columns=tuple(columns), rows=len(values), notes=notes)

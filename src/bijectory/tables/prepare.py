@@ -15,6 +15,7 @@ from bijectory.errors import DataError, check
 from bijectory.tables.schema import Column
 from bijectory.transforms import Chain, Elementwise, Partition, Standardize, Transform
 
+SMALLEST, LARGEST = 1e-150, 1e150  # sizes whose squares are numbers of float64
 HEAVY = 30.0  # so many robust deviations from the median make a tail heavy
 FAMILIES: dict[str, Bijection] = {"bounded": Logit(), "positive": Log(), "heavy": Arcsinh()}
 
@@ -73,12 +74,12 @@ def measure(column: Column, x: np.ndarray, weight: np.ndarray | None = None, *, 
     else:
         rows = torch.from_numpy(column.inside(x)[:, None])
         loc, scale = _moments(Chain(*unconstrain([column])).double()(rows)[0][:, 0].numpy(), weight)
-    resolution = np.spacing(np.abs(x).max())
+    size = np.abs(x).max()
+    remedy = "subtract an offset first" if SMALLEST < size < LARGEST else "divide it by a power of ten first"
     check(
-        np.isfinite(scale) and (column.kind != "numeric" or scale > 2 * resolution),
+        np.isfinite(scale) and (column.kind != "numeric" or scale > 2 * np.spacing(size)),
         DataError,
-        f"column {column.name!r} varies by {scale:.3g} around {loc:.17g}, which float64 cannot resolve; "
-        "subtract an offset first.",
+        f"column {column.name!r} varies by {scale:.3g} around {loc:.17g}, which float64 cannot resolve; {remedy}.",
     )
     return column.model_copy(update={"loc": loc, "scale": scale if scale > 0 else 1.0})
 
@@ -96,7 +97,8 @@ def noise_rows(columns: Sequence[Column], rows: int, seed: int) -> np.ndarray:
 def _moments(x: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
     anchor = x[0]  # differences are exact where the squares of large values are not
     mean = float(np.average(x - anchor, weights=weight))
-    variance = float(np.average((x - anchor - mean) ** 2, weights=weight))
+    with np.errstate(over="ignore"):  # an infinite spread is refused in words
+        variance = float(np.average((x - anchor - mean) ** 2, weights=weight))
     return float(anchor + mean), float(np.sqrt(variance))
 
 

@@ -9,12 +9,30 @@ printable and storable as a JSON specification.
 """
 
 import abc
-from typing import ClassVar, Literal
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bijectory.errors import check_type
+from bijectory.errors import ContextError, check_type
+
+DIRECTIONS = ("forward", "inverse", "encode", "decode")
+
+
+def _with_context(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A direction of a layer that refuses to go without the context that the layer reads."""
+
+    @functools.wraps(method)
+    def guarded(self: "Transform", x: Tensor, c: Tensor | None = None, *more: Any, **keywords: Any) -> Any:
+        if c is None and self.context:
+            raise ContextError(
+                f"this {type(self).__name__} was built with context={self.context} but got context=None."
+            )
+        return method(self, x, c, *more, **keywords)
+
+    return guarded
 
 
 class Transform(nn.Module, abc.ABC):
@@ -35,6 +53,13 @@ class Transform(nn.Module, abc.ABC):
     latent_event_dim: int = 1
     exact: bool = True
     context: int = 0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Guard the directions of every layer, of whatever author: without its context it would be another map."""
+        super().__init_subclass__(**keywords)
+        for name in DIRECTIONS:
+            if name in cls.__dict__:
+                setattr(cls, name, _with_context(cls.__dict__[name]))
 
     @abc.abstractmethod
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ class Radial(Transform):
 
     def _log_det(self, radii: list[Tensor], alpha: Tensor, beta: Tensor) -> Tensor:
         # Sums of positive terms, each a product of ratios: no cancellation, no overflow.
-        r = torch.stack(radii)
+        # Beyond the root of the largest number every ratio is at its limit, and an overflown radius would make it NaN.
+        r = torch.stack(radii).clamp(max=torch.finfo(radii[0].dtype).max ** 0.5)
         far = r + alpha
         along = (r / far) * ((r + 2 * alpha) / far) + (alpha / far) * (beta / far)
         ladj = (self.features - 1) * ((r + beta) / far).log() + along.log()

@@ -1,0 +1,138 @@
+"""Numbers at the edge: depth, adverse weights, bfloat16, batches, threads. The figures are those of ``measures.py``."""
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+import torch
+
+import bijectory as bj
+import measures
+from bijectory.densities.audit import FAIL
+from bijectory.testing import randomize
+from laws.cases import RECIPES
+
+DEEP = {"nice": 1e-5, "gin": 1e-5, "real_nvp": 1e-5, "maf": 1e-5, "iaf": 1e-5, "nsf": 1e-4, "nsf_ar": 1e-4}
+
+
+@pytest.mark.parametrize("name", [n for n in DEEP if n != "nsf_ar"])  # in full size among the slow ones
+def test_depth_128_is_finite_and_invertible_at_initialisation(name):
+    error, lost = measures.round_trip(*measures.stack(name, 128, hidden=(32,)))
+    assert lost == 0
+    assert error <= 2 * DEEP[name]
+
+
+@pytest.mark.slow  # half a minute
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("layers", [32, 64, 128])
+@pytest.mark.parametrize("name", DEEP)
+def test_depth_at_initialisation_in_full_size(name, layers, seed):
+    error, lost = measures.round_trip(*measures.stack(name, layers, seed))
+    assert lost == 0
+    assert error <= {32: 3e-6 if DEEP[name] == 1e-5 else 3e-5, 64: DEEP[name], 128: 2 * DEEP[name]}[layers]
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_log_determinant_in_float32_at_depth_32(name):
+    flow, x = measures.stack(name, 32)
+    assert measures.ladj_against_float64(flow, x) <= (1.5e-5 if name in measures.SPLINES else 2e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("name", DEEP)
+def test_larger_weights_stay_finite(name, factor):
+    """Initial matrices times 2 and 4: 32 layers, no row lost, and still invertible."""
+    flow, x = measures.stack(name, 32)
+    error, lost = measures.round_trip(measures.scaled(flow, factor), x)
+    assert lost == 0
+    assert error <= 1e-3
+
+
+def some(*quick):
+    """All recipes, those that are not named in the slow tier only."""
+    return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in DEEP]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("name", some("real_nvp", "gin"))  # splines take ten seconds each
+def test_check_names_the_layer_where_invertibility_is_lost(name, factor):
+    """Trained-like weights and more: whatever does not come back is reported with its layer, whatever does is not."""
+    flow, x = measures.stack(name, 32, hidden=(32,))
+    flow = measures.scaled(randomize(flow), factor)
+    error, lost = measures.round_trip(flow, x)
+    audit = flow.check(x)
+    row = audit["round trip of the worst layer"]
+    if lost or error > 0.1:  # of N(0, 1) data: a hundred times the bound of the check
+        assert not audit.ok
+        assert "round trip of" in str([r.name for r in audit.rows if r.verdict == FAIL])
+        assert row.note.startswith("layer ")
+        assert row.note.split(",")[0].endswith(f" of {len(flow.transform)}")
+    elif error < 1e-4:
+        assert row.verdict != FAIL
+
+
+@pytest.mark.parametrize("name", ["nsf", pytest.param("nsf_ar", marks=pytest.mark.slow)])
+def test_bounded_splines_stay_finite_with_any_weights(name):
+    flow, x = measures.stack(name, 32, hidden=(32,))
+    for factor in (2, 4, 100):
+        assert measures.round_trip(measures.scaled(randomize(flow), factor), x)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "maf", "nsf", "nsf_ar", "gin", "nice"])
+def test_bfloat16_autocast(name):
+    flow, x = measures.stack(name, 4, features=4)
+    mean, worst, dtype = measures.bfloat16(flow, x)
+    assert dtype == torch.float32, "log-densities stay in single precision"
+    assert mean <= (0.02 if name in measures.SPLINES else 0.01)
+    assert worst <= 0.1  # conditioners compute in bfloat16; what follows them does not
+
+
+@pytest.mark.parametrize("case", [c for c in RECIPES if isinstance(c.features, int)], ids=str)
+def test_a_row_does_not_depend_on_its_batch(case):
+    s = case.subject(max(case.contexts), torch.float32)
+    flow = s.trained()
+    x, c = s.x(9), s.side(9)
+    scale = 1 + flow.log_prob(x, c).detach().abs().max().item()
+    assert measures.batch_against_rows(flow, x, c) <= (1e-5 if flow.transform.solver == "integral" else 2e-6) * scale
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", ["nsf", "maf", "real_nvp", "residual", "cnf", "naf"])
+def test_threads_share_a_flow(name, frozen):
+    flow = measures.flow_of(name, 2)
+    flow = flow.frozen() if frozen else flow
+    x = flow.sample(7, generator=torch.Generator().manual_seed(0))
+    assert measures.threads(flow, x, calls=5) == 0
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.parametrize("name", ["nsf", "maf"])
+def test_threads_share_a_flow_for_long(name):
+    flow = measures.flow_of(name, 2).float()
+    x = flow.sample(50, generator=torch.Generator().manual_seed(0))
+    assert measures.threads(flow, x, calls=12_500) == 0  # 100,000 scores
+
+
+def test_threads_score_tables_alike():
+    """The estimator too: the same rows from eight threads, equal to the last bit."""
+    x = np.random.default_rng(0).normal(size=(80, 2))
+    model = bj.apps.FlowDensity("real_nvp", recipe_args={"layers": 2, "hidden": (8,)}, epochs=1, random_state=0).fit(x)
+    want = model.score_samples(x)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: model.score_samples(x), range(40)):
+            assert np.array_equal(got, want)
+    one = np.array([model.score_samples(row[None])[0] for row in x])
+    assert np.abs(one - want).max() <= 1e-12
+
+
+def test_one_seed_one_result():
+    """Weights, training and draws repeat to the last bit, whatever the global generators did before."""
+    outcomes = []
+    for before in (3, 1000):
+        torch.randn(before)
+        torch.manual_seed(1)
+        flow = bj.nsf(2, layers=2, hidden=(8,))
+        x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+        bj.training.fit(flow, x, config=bj.training.FitConfig(epochs=3, seed=5, progress=False))
+        outcomes.append(flow.sample(20, generator=torch.Generator().manual_seed(2)))
+    assert torch.equal(*outcomes)
