@@ -63,6 +63,7 @@ from bijectory.apps.predictive import Predictive
 from bijectory.apps.query import Marginal, Query, conditional
 from bijectory.apps.ratio import DensityRatio, FlowRatio, check_ratio, fit_ratio, ratio_weights, two_sample_test
 from bijectory.apps.regression import ConditionalFlow
+from bijectory.apps.scoring import FileScores, score_file
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
@@ -96,6 +97,7 @@ __all__ = [
     "Distillation",
     "Estimate",
     "Explanation",
+    "FileScores",
     "FlowDensity",
     "FlowOutlier",
     "FlowRatio",
@@ -169,6 +171,7 @@ __all__ = [
     "round_trip",
     "run_kind",
     "sbc",
+    "score_file",
     "shift",
     "simulate",
     "solved_layers",

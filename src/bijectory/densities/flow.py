@@ -1,6 +1,7 @@
 """The flow: a transform over a base density."""
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from bijectory.errors import check_type
 from bijectory.nets import Freezable
 from bijectory.ops.shape import expand_to_context, feature_major
 from bijectory.transforms.base import Transform
+from bijectory.transforms.chain import compile_regions
+from bijectory.transforms.regions import RegionWarning
 from bijectory.transforms.stochastic import estimate_with_error
 
 
@@ -162,6 +165,35 @@ class Flow(Density):
         for module in flow.modules():
             if isinstance(module, Freezable):
                 module.freeze()
+        return flow
+
+    def compiled(self, *, backend: str = "inductor") -> "Flow":
+        """Return a copy whose layers run in compiled regions: the same numbers to rounding, with less dispatch.
+
+        Couplings, autoregressive layers (data -> latent), elementwise and linear layers, permutations and normalisations
+        with closed forms are compiled, in the shortest run that repeats and once for all its repetitions and batch sizes;
+        whatever else there is runs as it did. The first call of each direction compiles, with and without gradients
+        apart: tens of seconds each on a cold disk cache, a few on a warm one (torch keeps compiled code under
+        ``TORCHINDUCTOR_CACHE_DIR``, by default in the temporary folder). Without a C++ compiler there is one warning, and
+        plain layers. It pays for small batches, where dispatch is most of the time, and in long work. For scoring and
+        sampling alone, ``flow.frozen().compiled()`` is the fastest.
+
+        Compiled code is differentiated once, not twice. ``torch.func`` and outer captures see the plain layers.
+
+        Args:
+            backend: Of ``torch.compile``.
+
+        Example:
+            >>> from bijectory import real_nvp
+            >>> flow = real_nvp(2)
+            >>> fast = flow.compiled(backend="eager")  # captures only; the default compiles
+            >>> torch.allclose(fast.log_prob(torch.zeros(3, 2)), flow.log_prob(torch.zeros(3, 2)))
+            True
+        """
+        flow = copy.deepcopy(self)
+        if not compile_regions(flow, backend=backend):
+            names = ", ".join(sorted({type(m).__name__ for m in flow.transform.modules() if isinstance(m, Transform)}))
+            warnings.warn(f"nothing to compile in {names}; the copy runs as before.", RegionWarning, stacklevel=2)
         return flow
 
     def _embed(self, c: Tensor | None) -> Tensor | None:

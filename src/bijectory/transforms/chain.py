@@ -1,7 +1,7 @@
 """Composition of transforms."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bijectory.errors import DtypeError, check
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
+from bijectory.transforms.regions import Plan, Region, Way
 
 
 class Chain(Transform):
@@ -28,6 +29,8 @@ class Chain(Transform):
         (torch.Size([5, 2]), torch.Size([5]), 1)
     """
 
+    _plans: dict[Way, Plan] | None = None  # how to run in compiled regions; see `compile_regions`
+
     def __init__(self, *transforms: Transform) -> None:
         super().__init__()
         for t in transforms:
@@ -41,6 +44,8 @@ class Chain(Transform):
         self.context = max((t.context for t in transforms), default=0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
+            return plan(x, c)
         total, events = None, self.event_dim
         for t in self:
             x, ladj = t.forward(x, c)
@@ -49,6 +54,8 @@ class Chain(Transform):
         return x, x.new_zeros(x.shape[: x.dim() - events]) if total is None else total
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
+            return plan(z, c)
         total, events = None, self.latent_event_dim
         for t in reversed(list(self)):
             z, ladj = t.inverse(z, c)
@@ -57,11 +64,15 @@ class Chain(Transform):
         return z, z.new_zeros(z.shape[: z.dim() - events]) if total is None else total
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
+            return plan.without_ladj(x, c)
         for t in self:
             x = t.encode(x, c)
         return x
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
+            return plan.without_ladj(z, c)
         for t in reversed(list(self)):
             z = t.decode(z, c)
         return z
@@ -96,3 +107,53 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
     """Add one layer's log-determinant, summed over the event dimensions that the layer treated as batch."""
     ladj = sum_event(ladj, ladj.dim() - batch_dim)
     return ladj if total is None else total + ladj
+
+
+def compile_regions(
+    module: nn.Module,
+    *,
+    backend: str = "inductor",
+    training: bool = False,
+    ways: Sequence[Way] = ("forward", "inverse"),
+) -> set[Region]:
+    """Let every chain in a module run in compiled regions, in place; nothing is compiled before it is called.
+
+    Args:
+        module: A flow, or whatever holds chains. Chains whose layers change the number of event dimensions stay plain.
+        backend: Of ``torch.compile``.
+        training: Compile only calls that record gradients.
+        ways: Directions.
+
+    Returns:
+        The different regions, of which each costs its compilation once; empty if there is nothing to compile.
+
+    Example:
+        >>> from bijectory import real_nvp
+        >>> flow = real_nvp(4, layers=8)
+        >>> len(compile_regions(flow, backend="eager", ways=["forward"]))
+        1
+        >>> plain_regions(flow)
+    """
+    found: set[Region] = set()
+    for chain in [m for m in module.modules() if isinstance(m, Chain)]:
+        plans: dict[Way, Plan] = {}
+        same = all(t.event_dim == t.latent_event_dim == chain.event_dim for t in chain)
+        for way in ways if same else ():
+            layers = list(chain) if way == "forward" else list(chain)[::-1]
+            plan = Plan(layers, way, backend, training=training)
+            if plan.regions:
+                plans[way] = plan
+                found |= plan.regions
+        chain._plans = plans or None
+    return found
+
+
+def plain_regions(module: nn.Module) -> None:
+    """Undo ``compile_regions``.
+
+    Example:
+        >>> from bijectory import real_nvp
+        >>> plain_regions(real_nvp(4))
+    """
+    for chain in [m for m in module.modules() if isinstance(m, Chain)]:
+        chain._plans = None
