@@ -114,7 +114,7 @@ def _stored_index(metadata: dict[str, Any] | None) -> set[str]:
 
 
 class TableWriter:
-    """A table written part by part: CSV to stdout, or a file whose suffix chooses between CSV and Parquet.
+    r"""A table written part by part: CSV to stdout, or a file whose suffix chooses between CSV and Parquet.
 
     A file takes its name when it is complete; after an error there is the old file or none.
 
@@ -131,7 +131,7 @@ class TableWriter:
         ...     for value in (1, 2):
         ...         writer.write(pd.DataFrame({"a": [value]}))
         >>> path.read_text()
-        'a\\n1\\n2\\n'
+        'a\n1\n2\n'
     """
 
     def __init__(self, out: Path | None) -> None:

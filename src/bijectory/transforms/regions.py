@@ -23,6 +23,7 @@ from bijectory.transforms.base import Inverse, Transform
 
 Way = Literal["forward", "inverse"]
 HEAVY = 1000  # weights of a layer that is worth a run of its own
+TOLD: set[str] = set()  # failures of the compiler that were reported: one warning each
 LONGEST = 8  # layers of a run: what takes about a minute to compile at worst
 
 
@@ -68,7 +69,9 @@ class Region:
             result = run(layers, self.way, x, c)
             self.broken = True
             first = str(error).strip().partition("\n")[0] or repr(error)
-            warnings.warn(f"compile failed, going on without: {first}", RegionWarning, stacklevel=5)
+            if first not in TOLD:
+                TOLD.add(first)
+                warnings.warn(f"compile failed, going on without: {first}", RegionWarning, stacklevel=5)
             return result
 
     def __deepcopy__(self, memo: object) -> "Region":
