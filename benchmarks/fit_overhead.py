@@ -9,8 +9,8 @@ says where that time goes.
 """
 
 import argparse
-import cProfile
 import copy
+import cProfile
 import io
 import pstats
 import statistics

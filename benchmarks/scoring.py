@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py --work /tmp/rows --rows 10000000 [--peers PEERS/bin/python] [--threads 2]
 
-Ours is the whole verb: reading ``.npy`` or Parquet, the flow in float64, its preprocessing, writing rows and scores. zuko's is
+Ours is the whole verb: reading ``.npy`` or Parquet, the flow in float64, its preprocessing, writing rows and scores. zuko is
 NSF couplings of the same sizes in float32 on batches of 8192 from a mapped ``.npy``, and the scores saved. Also drawing as
 many rows with `bijectory sample`. A process each; memory is the peak of resident memory as the system counts it, mapped
 pages of the file included. Untrained weights: time does not hang on them.

@@ -23,7 +23,9 @@ OURS = {
     "bijectory --help": ["-m", "bijectory", "--help"],
     "bijectory list": ["-m", "bijectory", "list"],
 }
-PEERS = {f"import {name}": ["-c", f"import {name}"] for name in ("zuko", "nflows.flows", "normflows", "pyro", "flowjax")}
+PEERS = {
+    f"import {name}": ["-c", f"import {name}"] for name in ("zuko", "nflows.flows", "normflows", "pyro", "flowjax")
+}
 
 
 def timed(command: list[str]) -> tuple[float, float]:

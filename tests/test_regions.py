@@ -9,13 +9,14 @@ import torch
 from torch._dynamo.utils import counters
 
 import bijectory as bj
-from bijectory.training import compilation as compilation_module
-from bijectory.training.compilation import Compilation
+from bijectory.errors import ShapeError
 from bijectory.transforms import regions as regions_module
-from bijectory.transforms.chain import compile_regions, plain_regions
-from bijectory.transforms.regions import Plan, Region, RegionWarning, cut, region
+from bijectory.transforms.chain import plain_layers
+from bijectory.transforms.regions import RegionWarning, cut, region
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +51,13 @@ def test_a_chain_is_cut_into_its_period():
     assert names(bj.nsf(4, context=2, layers=4), "forward")[0] == ("E", True)
     wide = [bj.Coupling(bj.Affine(), [True, False], hidden=(n, 64)) for n in (32, 40, 48)]
     assert names(bj.Flow(bj.Chain(*wide), bj.StandardNormal(2)), "forward") == [("C", True)] * 3
-    assert names(bj.ffjord(2), "forward") == [("C", False)]
+    assert names(bj.ffjord(2, layers=1), "forward") == [("C", False)]
 
 
 @pytest.mark.parametrize("name", ["real_nvp", "nsf", "maf", "nsf_ar"])
 def test_regions_give_the_same(name):
-    flow = shaken(getattr(bj, name)(3, layers=3, hidden=(16,)))
+    few = {"bins": 2} if name.startswith("nsf") else {}  # what is captured grows with the bins
+    flow = shaken(getattr(bj, name)(3, layers=3, hidden=(16,), **few))
     fast = flow.compiled(backend="eager")
     x = torch.randn(7, 3)
     for a, b in zip(fast.to_latent(x) + fast.to_data(x), flow.to_latent(x) + flow.to_data(x), strict=True):
@@ -67,7 +69,7 @@ def test_regions_give_the_same(name):
 
 
 def test_gradients_and_another_batch_through_aot():
-    flow = shaken(bj.nsf(2, layers=2, hidden=(8,), bins=2))
+    flow = shaken(bj.real_nvp(2, layers=2, hidden=(8,)))
     fast = flow.compiled(backend="aot_eager")
     for rows in (5, 9):
         x = torch.randn(rows, 2)
@@ -76,7 +78,7 @@ def test_gradients_and_another_batch_through_aot():
             f.log_prob(x).mean().backward()
         for (k, p), q in zip(flow.named_parameters(), fast.parameters(), strict=True):
             torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5, msg=k)
-    assert counters["stats"]["unique_graphs"] == 2  # the period and the rest, not more for the second batch
+    assert counters["stats"]["unique_graphs"] == 1  # not more for the second batch
 
 
 def test_depth_and_copies_compile_nothing_more():
@@ -95,7 +97,7 @@ def test_depth_and_copies_compile_nothing_more():
 
 def plain(flow):
     flow = copy.deepcopy(flow)
-    plain_regions(flow)
+    plain_layers(flow)
     return flow
 
 
@@ -142,141 +144,18 @@ def no_compiler(*_, **__):
 def test_falls_back_with_one_warning(monkeypatch):
     monkeypatch.setattr(torch, "compile", no_compiler)
     flow = shaken(bj.nsf(3, layers=2, hidden=(8,)))
-    fast, x = flow.compiled(), torch.randn(4, 3)
+    fast, x = flow.compiled(backend="inductor"), torch.randn(4, 3)
     with pytest.warns(RegionWarning, match="compile failed, going on without: no compiler$") as seen:
         torch.testing.assert_close(fast.log_prob(x), flow.log_prob(x))
         torch.testing.assert_close(fast.to_data(x)[0], flow.to_data(x)[0])
     assert len(seen) == 1
-    with pytest.raises(bj.FlowError):
+    with pytest.raises(ShapeError):
         fast.log_prob(torch.randn(4, 2))
 
 
 def test_nothing_to_compile_is_said():
     with pytest.warns(RegionWarning, match="nothing to compile in Chain, Continuous"):
-        bj.ffjord(2).compiled()
-
-
-def config(**values):
-    return bj.FitConfig(progress=False, **{"epochs": 2, "batch_size": 20, **values})
-
-
-def rows():
-    return torch.randn(90, 2, generator=torch.Generator().manual_seed(0))
-
-
-def small():
-    torch.manual_seed(0)
-    return bj.nsf(2, layers=2, hidden=(8,), bins=2)
-
-
-def test_fit_in_regions_gives_the_same(monkeypatch):
-    monkeypatch.setattr(compilation_module, "BACKEND", "aot_eager")
-    expected = bj.fit(small(), rows(), config=config())
-    result = bj.fit(small(), rows(), config=config(compile="always"))
-    assert counters["stats"]["unique_graphs"] >= 1
-    assert result.best_val == pytest.approx(expected.best_val, abs=1e-5)
-    assert result.model.transform._plans is None
-
-
-def test_fit_without_regions_compiles_the_whole(monkeypatch):
-    calls = []
-
-    def count(f, **_):
-        calls.append(f)
-        return f
-
-    monkeypatch.setattr(torch, "compile", count)
-    flow = bj.planar(2, layers=2)
-    bj.fit(flow, rows(), config=config(compile="always", epochs=1))
-    assert calls == [bj.nll]
-
-
-def test_an_error_in_the_backward_pass_gives_plain_steps(monkeypatch):
-    """The compiler makes the backward pass when it is first needed."""
-    expected = bj.fit(small(), rows(), config=config())
-
-    class Fails(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            raise RuntimeError("no backward")
-
-    def broken(f, **_):
-        return lambda *args: tuple(Fails.apply(t) for t in f(*args))
-
-    monkeypatch.setattr(torch, "compile", broken)
-    with pytest.warns(RegionWarning, match="going on without: no backward") as seen:
-        result = bj.fit(small(), rows(), config=config(compile="always"))
-    assert len(seen) == 1
-    assert result.best_val == expected.best_val
-
-
-def watch(mode="auto", **values):
-    model = bj.real_nvp(2, layers=4, hidden=(8,))
-    return model, Compilation(mode, model, bj.nll, progress=False, **values)
-
-
-def feed(compilation, seconds, steps, ahead):
-    for _ in range(steps):
-        compilation.after_step(seconds, ahead)
-
-
-def test_auto_compiles_long_runs_and_keeps_what_is_faster():
-    steps, settle, cost = compilation_module.STEPS, compilation_module.SETTLE, compilation_module.REGION_SECONDS
-    enough = 1.01 * compilation_module.WORTH * cost
-    for left, step in ((enough, 0.01), (-enough / 0.01, 0.01)):  # seconds, or steps
-        model, compilation = watch()
-        feed(compilation, step, steps - 1, left)
-        assert not compilation.active
-        feed(compilation, step, 1, left)
-        assert compilation.active
-        assert model.transform._plans
-        feed(compilation, 30.0, settle, left)  # the compiler at work
-        feed(compilation, step / 2, steps, left)
-        assert (compilation.active, compilation.phase) == (True, "done")
-        compilation.stop()
-        assert model.transform._plans is None
-    model, compilation = watch()
-    feed(compilation, 0.01, steps, enough)
-    feed(compilation, 0.01, settle + steps, enough)  # no faster
-    assert not compilation.active
-    assert model.transform._plans is None
-    model, compilation = watch()
-    feed(compilation, 0.01, 10 * steps, 0.9 * enough / 1.01)
-    assert not compilation.active
-    feed(compilation, 0.01, 10 * steps, 10 * enough)  # decided once
-    assert not compilation.active
-
-
-def test_auto_without_a_compiler_warns_once(monkeypatch):
-    monkeypatch.setattr(compilation_module, "has_compiler", lambda device: False)
-    model, compilation = watch()
-    with pytest.warns(RegionWarning, match="no C\\+\\+ compiler") as seen:
-        feed(compilation, 0.01, 200, 1e6)
-    assert len(seen) == 1
-    assert model.transform._plans is None
-
-
-def test_auto_on_a_short_fit_changes_nothing():
-    expected = bj.fit(small(), rows(), config=config(epochs=10))
-    result = bj.fit(small(), rows(), config=config(epochs=10, compile="auto"))
-    assert result.best_val == expected.best_val
-    assert not counters["stats"]
-
-
-def test_a_plan_for_training_leaves_evaluation_alone():
-    flow = bj.real_nvp(2, layers=2, hidden=(8,))
-    found = compile_regions(flow, backend="eager", training=True)
-    assert {type(r) for r in found} == {Region}
-    plan = flow.transform._plans["forward"]
-    assert isinstance(plan, Plan)
-    x = torch.randn(3, 2)
-    assert plan.applies(x)
-    with torch.no_grad():
-        assert not plan.applies(x)
+        bj.ffjord(2).compiled(backend="eager")
 
 
 @pytest.mark.slow  # 60 s of CPU with an empty disk cache
@@ -284,8 +163,8 @@ def test_compiled_code_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        flow = shaken(bj.nsf(3, layers=2, hidden=(16,), bins=4))
-        fast = flow.compiled()
+        flow = shaken(bj.nsf(3, layers=2, hidden=(16,), bins=2))
+        fast = flow.compiled(backend="inductor")
         for rows in (64, 65):
             x = torch.randn(rows, 3)
             for f in (flow, fast):

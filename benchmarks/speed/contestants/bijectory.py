@@ -1,7 +1,7 @@
-"""Bijectory, eager, and two variants: ``frozen`` for evaluation; ``compiled`` in regions, frozen too for evaluation."""
+"""Bijectory, eager, and variants: ``frozen`` for evaluation; ``compiled``, frozen too for evaluation; ``regions``."""
 
 import bijectory as bj
-from bijectory.transforms.chain import compile_regions
+from bijectory.transforms.chain import compile_regions, use_native
 
 from . import (
     AUTOREGRESSIVE,
@@ -58,11 +58,14 @@ class Contestant(TorchContestant):
         self.family, self.variant = family, variant
         if variant == "frozen":
             self.evaluation = flow.frozen()
-        elif variant == "compiled":
-            self.evaluation = flow.frozen().compiled()
+        elif variant in ("compiled", "regions"):
+            backend = "native" if variant == "compiled" else "inductor"
+            self.evaluation = flow.frozen().compiled(backend=backend)
 
     def training(self, model):
         if self.variant == "compiled":
+            use_native(model)
+        elif self.variant == "regions":
             compile_regions(model)
         return model
 

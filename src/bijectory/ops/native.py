@@ -1,4 +1,4 @@
-"""Native kernels: one C++ file, compiled once for a machine with the compiler that is there, and loaded without linking torch.
+"""Native kernels: one C++ file, compiled once for a machine with the compiler that is there, loaded without linking torch.
 
 It takes a second or two, where capturing and compiling the same kernels with ``torch.compile`` takes a minute and is called
 through guards. Libraries lie in the user's cache (``BIJECTORY_CACHE_DIR``, else ``XDG_CACHE_HOME/bijectory``, else
@@ -169,4 +169,3 @@ def pull(
 def is_first_order(*cotangents: Tensor) -> bool:
     """Whether a backward pass is not itself recorded."""
     return not torch.is_grad_enabled() and all(is_direct(g) and g.dtype == at_least_single(g.dtype) for g in cotangents)
-

@@ -12,10 +12,10 @@ so the fraction cannot exceed 1; the discriminant of the inverse is a sum of squ
 last bin is what is left of the box, so the last knot lies on :math:`B` exactly. Inputs are made safe before the risky
 operation, NaN stays NaN, and no operation depends on values for its shape.
 
-How it is fast: in native kernels, where they are asked for (``Flow.compiled``), all is one loop over blocks of elements; their
-second derivatives are those of the plain operations. Else, in eager mode an autograd function finds the bin by an index, in a number of large operations that does not
-grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of plain operations and can be differentiated
-again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
+How it is fast: in native kernels, where they are asked for (``Flow.compiled``), all is one loop over blocks of elements;
+second derivatives are those of the plain operations. Else, in eager mode, an autograd function finds the bin by an index, in
+a number of large operations that does not grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of
+plain operations and can be differentiated again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
 ``torch.compile(rational_quadratic, dynamic=True)`` once serves every layer and shape.
 """
 

@@ -50,8 +50,9 @@ def fit(
     A run stopped by Ctrl-C, SIGTERM or a crash goes on with ``config.replace(resume=True)``. Where only steps end the
     run (no ``time_budget``) the result equals that of an uninterrupted one bit for bit, on the same machine with the same
     library versions and number of threads. With a budget the seconds already spent are counted, but the rates depend on
-    the clock. Compiled steps equal plain ones to rounding only, so with ``compile="always"`` a continued run equals an
-    uninterrupted one as far as the compiler makes the same code, and with ``"auto"``, which asks the clock, to rounding.
+    the clock. Compiled steps equal plain ones to rounding only: with ``compile="auto"``, which asks the clock when to begin,
+    a continued run equals an uninterrupted one to rounding; with ``"always"`` bit for bit in native kernels, and as far as
+    ``torch.compile`` makes the same code elsewhere.
 
     Args:
         model: The module to train.

@@ -94,14 +94,13 @@ class Plan:
         layers: In the order of the direction.
         way: The direction.
         backend: Of ``torch.compile``.
-        training: Compile only calls that record gradients.
 
     Attributes:
         parts: Runs with their region, or None for layers that are not compiled.
     """
 
-    def __init__(self, layers: Sequence[Transform], way: Way, backend: str, *, training: bool) -> None:
-        self.way, self.training = way, training
+    def __init__(self, layers: Sequence[Transform], way: Way, backend: str) -> None:
+        self.way = way
         self.parts: list[tuple[tuple[Transform, ...], Region | None]] = []
         for part, compiled in cut(layers, way):
             key = tuple(map(signature, part))
@@ -114,7 +113,7 @@ class Plan:
 
     def applies(self, x: Tensor) -> bool:
         """Whether a call may run compiled."""
-        return is_direct(x) and (torch.is_grad_enabled() or not self.training)
+        return is_direct(x)
 
     def __call__(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run all parts."""
