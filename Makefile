@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-slow mutants lint types docs bench clean
+.PHONY: setup demo test test-slow mutants lint types docs peers bench clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -30,6 +30,8 @@ types: setup
 
 docs: setup
 	@$(RUN) scripts/docs.py
+
+peers: .venv-bench/ready
 
 bench: .venv-bench/ready
 	@.venv-bench/bin/python benchmarks/autoregressive_sampling.py

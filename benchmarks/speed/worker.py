@@ -1,21 +1,44 @@
 """One contestant in its own process: reads commands as JSON lines, answers as JSON lines.
 
-``setup`` builds a model and an operation, ``time`` runs it and answers with the CPU seconds of one call, ``memory`` with the
-peak of resident memory over the calls. One thread each: dispatch, kernels and allocation are compared, not schedulers.
+``setup`` builds a model and an operation and runs it once (its CPU seconds are what compiling costs, where there is any),
+``time`` runs it and answers with the CPU seconds of one call, ``memory`` with the growth of resident memory during a call.
+One thread each: dispatch, kernels and allocation are compared, not schedulers.
 """
 
 import argparse
+import ctypes
 import gc
 import importlib
 import json
 import os
+import re
 import resource
 import sys
 import time
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of the compilers that it ran."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def peak(run) -> int | None:
+    """Bytes by which resident memory grows at most during a call, above what is held before; None where it is not told."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed and the allocator kept would hide the growth
+        reset.write_text("5")  # the high-water mark starts again from what is held now
+        held = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])
+        run()
+        return max(0, int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) - held) * 1024
+    except (OSError, AttributeError):
+        return None
 
 
 def main() -> None:
@@ -49,8 +72,9 @@ def main() -> None:
                     models[key] = (model, model.error(key[1]))
                 model, error = models[key]
                 run = model.operation(ask["operation"], ask["batch"], key[1])
+                start = cpu()
                 run()
-                answer(parameters=model.parameters, error=error)
+                answer(parameters=model.parameters, error=error, first=cpu() - start)
             elif ask["do"] == "time":
                 gc.collect()
                 gc.disable()
@@ -61,7 +85,8 @@ def main() -> None:
                 gc.enable()
                 answer(seconds=seconds)
             elif ask["do"] == "memory":
-                answer(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+                gc.collect()
+                answer(peak=peak(run))
         except LookupError as missing:
             answer(missing=str(missing))
         except Exception as failure:

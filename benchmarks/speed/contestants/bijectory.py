@@ -1,8 +1,24 @@
-"""Bijectory, eager, and two ways to make it faster for evaluation: ``frozen`` and ``compiled``."""
+"""Bijectory, eager, and variants: ``frozen`` for evaluation; ``compiled``, frozen too for evaluation; ``regions``."""
 
 import bijectory as bj
+from bijectory.transforms.chain import compile_regions, use_native
 
-from . import AUTOREGRESSIVE, BINS, BOUND, COUPLINGS, FREQUENCIES, HIDDEN, PLANAR, VELOCITY
+from . import (
+    AUTOREGRESSIVE,
+    BINS,
+    BOUND,
+    CHANNELS,
+    CONTRACTION,
+    COUPLINGS,
+    FREQUENCIES,
+    HIDDEN,
+    IMAGE,
+    PLANAR,
+    RESIDUAL,
+    SCALES,
+    STEPS,
+    VELOCITY,
+)
 from .torch_operations import TorchContestant, spread
 
 
@@ -15,6 +31,10 @@ def chain(family: str, features: int) -> bj.Transform:
         return bj.Chain(*(bj.Coupling(scalar, m, hidden=HIDDEN) for m in masks))
     if family == "planar":
         return bj.planar(features, layers=PLANAR).transform
+    if family == "residual":
+        return bj.residual(features, layers=RESIDUAL, hidden=CONTRACTION, ladj="roulette").transform
+    if family == "glow":
+        return bj.glow(IMAGE, scales=SCALES, steps=STEPS, hidden=CHANNELS).transform[1]  # without the logit of pixels
     if family == "cnf":
         field = bj.nets.TimeMLP(features, hidden=VELOCITY, frequencies=FREQUENCIES)
         return bj.Continuous(
@@ -32,14 +52,25 @@ class Contestant(TorchContestant):
         # Identity layers would be too kind to root searches and splines alike: small random weights.
         if family == "cnf":
             spread(flow)
-        else:
+        elif family not in ("residual", "glow"):  # these start with weights that do something
             bj.testing.randomize(flow, seed=0, scale=0.1)
         super().__init__(flow)
-        self.variant = variant
+        self.family, self.variant = family, variant
         if variant == "frozen":
             self.evaluation = flow.frozen()
-        elif variant == "compiled":
-            self.evaluation = flow.compiled()
+        elif variant in ("compiled", "regions"):
+            backend = "native" if variant == "compiled" else "inductor"
+            self.evaluation = flow.frozen().compiled(backend=backend)
+
+    def training(self, model):
+        if self.variant == "compiled":
+            use_native(model)
+        elif self.variant == "regions":
+            compile_regions(model)
+        return model
+
+    def error(self, features):
+        return float("nan") if self.family == "residual" else super().error(features)
 
     def fine(self, model):
         if isinstance(model.transform, bj.Continuous):

@@ -4,6 +4,8 @@ import copy
 
 import torch
 
+from . import event_shape
+
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
     """Weights of one size for all velocities: rows of norm about 1, so that the flow bends and solvers have work."""
@@ -24,10 +26,10 @@ class TorchContestant:
         self.parameters = sum(p.numel() for p in model.parameters())
 
     def operation(self, name: str, batch: int, features: int):
-        x = torch.randn(batch, features, generator=torch.Generator().manual_seed(1))
+        x = torch.randn(batch, *event_shape(features), generator=torch.Generator().manual_seed(1))
         if name == "train":
             # A copy, so that a thousand timed steps do not change what the other operations see.
-            model = copy.deepcopy(self.model).train()
+            model = self.training(self.clone(self.model).train())
             optimizer = torch.optim.Adam(model.parameters(), 1e-4, **({"fused": True} if self.fused else {}))
 
             def step():
@@ -49,19 +51,29 @@ class TorchContestant:
 
         return run
 
+    def clone(self, model: torch.nn.Module) -> torch.nn.Module:
+        """A copy with weights of its own."""
+        return copy.deepcopy(model)
+
+    def training(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The copy that is trained, made ready."""
+        return model
+
     def fine(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model as its own reference; solvers are set to far more accuracy."""
         return model
 
     def error(self, features: int) -> float:
         """Largest difference of log_prob between float32 and the same weights in float64."""
-        x = torch.randn(256, features, generator=torch.Generator().manual_seed(2))
+        x = torch.randn(
+            256 if features < 1000 else 8, *event_shape(features), generator=torch.Generator().manual_seed(2)
+        )
         with torch.no_grad():
             narrow = self.log_prob(self.evaluation, x).double()
             default = torch.get_default_dtype()
             torch.set_default_dtype(torch.float64)
             try:
-                wide = self.log_prob(self.fine(copy.deepcopy(self.model).double()), x.double())
+                wide = self.log_prob(self.fine(self.clone(self.model).double()), x.double())
             finally:
                 torch.set_default_dtype(default)
         return float((narrow - wide).abs().max())

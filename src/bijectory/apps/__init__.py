@@ -94,6 +94,7 @@ from bijectory.apps.ratio import (
     two_sample_test,
 )
 from bijectory.apps.regression import ConditionalFlow
+from bijectory.apps.scoring import FileScores, score_file
 from bijectory.apps.solvers import SolverCheck, check_solver, solved_layers, tune_solver, with_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import TableFit, fit_table, load_rows, table_config
@@ -158,6 +159,7 @@ __all__ = [
     "EvidenceStudy",
     "EvidenceWarning",
     "Explanation",
+    "FileScores",
     "FlowDensity",
     "FlowOutlier",
     "FlowRatio",
@@ -259,6 +261,7 @@ __all__ = [
     "run_kind",
     "save_simulations",
     "sbc",
+    "score_file",
     "shift",
     "simulate",
     "solved_layers",

@@ -1,6 +1,6 @@
 """A fitted density of a table: rows in, numbers out; columns by name, log-likelihoods in the units of the data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from bijectory.io.card import model_card
 from bijectory.io.fs import atomic_write
 from bijectory.tables import Column, Schema, to_frame
 from bijectory.tables.schema import NonFinite, Rows
+from bijectory.tables.stream import PART_BYTES
 
 CHUNK_BYTES = 1 << 26  # memory of one chunk in scoring and sampling, whatever the number of rows
 CELL_POINTS = 16  # places in a cell of dequantized columns at which the density is averaged
@@ -79,14 +80,48 @@ class TableFlow:
         """
         frame = self.schema.frame(data)
         out = np.empty(len(frame))
+        for part, rows in self._read(frame, nonfinite):
+            out[part] = self._score(self.flow, rows)
+        return out
+
+    def score_parts(self, parts: Iterable[Any], *, nonfinite: NonFinite = "raise") -> Iterator[pd.DataFrame]:
+        """Score a table that comes in parts (see ``read_parts``), in memory bounded by the largest part.
+
+        Equal to ``score_samples`` up to rounding: a frozen copy of the flow, made once, scores every part. A row that is
+        refused is refused when its part is reached.
+
+        Args:
+            parts: Frames or arrays with consecutive rows.
+            nonfinite: As in ``score_samples``.
+
+        Yields:
+            Each part as a frame with one column more, ``log_prob``.
+
+        Example:
+            >>> from bijectory import Standardize, StandardNormal
+            >>> flow = Flow(Standardize(1, [3.0], [2.0]), StandardNormal(1)).double()
+            >>> table = TableFlow(flow, Schema(columns=(Column(name="a"),), rows=10))
+            >>> [list(part.columns) for part in table.score_parts([np.zeros((5, 1)), np.ones((2, 1))])]
+            [['a', 'log_prob'], ['a', 'log_prob']]
+        """
+        flow, first = self.flow.frozen(), 0
+        for data in parts:
+            frame = self.schema.frame(data)
+            out = np.empty(len(frame))
+            for part in self._chunks(len(frame)):
+                rows = self.schema.encode(frame.iloc[part], nonfinite, first=first + part.start)
+                out[part] = self._score(flow, rows)
+            first += len(frame)
+            yield frame.assign(log_prob=out)
+
+    def _score(self, flow: Flow, rows: Rows) -> np.ndarray:
+        """Log-likelihoods of encoded rows; dequantized columns are averaged over the places in their cells."""
         u = _cell_points(self.schema.targets)
         with torch.inference_mode():
-            for part, rows in self._read(frame, nonfinite):
-                c = self._context(rows.c)
-                scores = [self.flow.log_prob(self._tensor(self.schema.place(rows.x, v)), c) for v in u]
-                found = (torch.stack(scores).logsumexp(0) - np.log(len(u))).cpu().numpy()
-                out[part] = np.where(rows.known == 0, found, rows.known)
-        return out
+            c = self._context(rows.c)
+            scores = [flow.log_prob(self._tensor(self.schema.place(rows.x, v)), c) for v in u]
+            found = (torch.stack(scores).logsumexp(0) - np.log(len(u))).cpu().numpy()
+        return np.where(rows.known == 0, found, rows.known)
 
     def score(self, data: Any) -> float:
         """Mean log-likelihood of the rows in nats (a mean, not a sum)."""
@@ -103,25 +138,68 @@ class TableFlow:
         Returns:
             All columns in the order of the table: ``n`` rows for the first row of ``given``, then for the second, ...
         """
-        check(
-            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0,
-            ConfigError,
-            f"n must be a non-negative int, got {n!r}.",
-        )
-        c = self._given(given)
+        c = self._wanted(n, given)
         total = int(n) if c is None else int(n) * len(c)
-        index = None if c is None else np.repeat(np.arange(len(c)), n)
+        out = np.empty((total, len(self.schema.targets)))
+        for part, x in self._draws(int(n), c, total, seed):
+            out[part] = x
+        frame = None if given is None or c is None else to_frame(given).iloc[np.repeat(np.arange(len(c)), n)]
+        return self._frame(out, self.schema.names, frame)
+
+    def sample_parts(
+        self, n: int, *, given: Any = None, seed: int | None = None, part_bytes: int = PART_BYTES
+    ) -> Iterator[pd.DataFrame]:
+        """Draw rows part by part: those of ``sample`` with the same seed, in memory bounded by ``part_bytes``.
+
+        Args:
+            n: As in ``sample``.
+            given: As in ``sample``.
+            seed: As in ``sample``.
+            part_bytes: About the bytes of a part.
+
+        Yields:
+            Frames with consecutive rows, at least one (which has no rows if ``n`` is 0).
+
+        Example:
+            >>> from bijectory import StandardNormal, reversal
+            >>> table = TableFlow(Flow(reversal(1), StandardNormal(1)).double(), Schema(columns=(Column(name="a"),), rows=9))
+            >>> sum(len(part) for part in table.sample_parts(10**5, seed=0, part_bytes=2**18))
+            100000
+        """
+        c = self._wanted(n, given)
+        total = int(n) if c is None else int(n) * len(c)
+        frame = None if given is None or c is None else to_frame(given)
+        rows = max(1, part_bytes // (8 * max(len(self.schema.columns), 1)))
+        held: list[np.ndarray] = []
+        start = 0
+        for part, x in self._draws(int(n), c, total, seed):
+            held.append(x)
+            if part.stop - start < rows and part.stop < total:
+                continue
+            each = None if frame is None else frame.iloc[np.arange(start, part.stop) // n]
+            yield self._frame(np.concatenate(held), self.schema.names, each)
+            held, start = [], part.stop
+        if total == 0:
+            empty = None if frame is None else frame.iloc[:0]
+            yield self._frame(np.empty((0, len(self.schema.targets))), self.schema.names, empty)
+
+    def _wanted(self, n: int, given: Any) -> np.ndarray | None:
+        """Check what is asked for; the given columns as numbers."""
+        whole = isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0
+        check(whole, ConfigError, f"n must be a non-negative int, got {n!r}.")
+        return self._given(given)
+
+    def _draws(self, n: int, c: np.ndarray | None, total: int, seed: int | None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Targets chunk by chunk: ``n`` for the first row of ``c``, then for the second, ..."""
         device = self._device()
         generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-        out = np.empty((total, len(self.schema.targets)))
         for part in self._chunks(total):
-            if c is None or index is None:
+            if c is None:
                 x = self.flow.sample(part.stop - part.start, generator=generator)
             else:
-                x = self.flow.sample((), self._tensor(c[index[part]]), generator=generator)
-            out[part] = x.cpu().numpy()
-        frame = None if given is None else to_frame(given)
-        return self._frame(out, self.schema.names, frame if index is None or frame is None else frame.iloc[index])
+                which = np.arange(part.start, part.stop) // n
+                x = self.flow.sample((), self._tensor(c[which]), generator=generator)
+            yield part, x.cpu().numpy()
 
     def transform(self, data: Any, *, nonfinite: NonFinite = "raise") -> pd.DataFrame:
         """Data -> latent: columns ``z0, z1, ...``, standard normal (or as the base) where the model is right.

@@ -33,6 +33,7 @@ def fit(
     batch_size: Annotated[int | None, Option(help="Rows of a step.")] = None,
     lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
     time_budget: Annotated[str | None, Option(metavar="TIME", help="Stop after 90s, 10m or 1.5h of training.")] = None,
+    compile_: Annotated[str | None, Option("--compile", metavar="auto|always|never", help="Compile the steps.")] = None,
     seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
     config: Annotated[Path | None, Option(help="Options from a TOML or JSON file; those given here win.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
@@ -44,17 +45,8 @@ def fit(
     """Learn the density of a table or of images and write a run folder."""
     words: dict[str, Any] = {"recipe": recipe, "recipe_args": options.settings(set_), "given": given, "drop": drop}
     words |= {"bounded": options.bounds(bounded), "positive": positive, "dequantize": dequantize, "missing": missing}
-    words |= {
-        "objective": objective,
-        "start": start,
-        "levels": levels,
-        "noise": noise,
-        "weight": weight,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "time_budget": time_budget,
-    }
+    words |= {"objective": objective, "start": start, "levels": levels, "noise": noise, "weight": weight}
+    words |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "time_budget": time_budget, "compile": compile_}
     wanted = plan(config, words | {"seed": seed})
     options.claim(out, resume=resume, overwrite=overwrite)
     from bijectory.cli.fitting import run_fit

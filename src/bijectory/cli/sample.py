@@ -30,7 +30,7 @@ def sample(
     """Draw new rows, or new images."""
     check(not (given and given_from), ConfigError, "--given and --given-from exclude each other; choose one.")
     from bijectory.apps import TableFlow, run_kind
-    from bijectory.tables import read_table
+    from bijectory.tables import read_table, write_parts
 
     if run_kind(run) == "image":
         from bijectory.cli.pictures import sample_images
@@ -59,6 +59,5 @@ def sample(
     listing = ", ".join(known) or "none"
     check(not strange, ConfigError, f"--given {strange}: the given columns of this run are: {listing}.")
     table = read_table(given_from) if given_from else {k: [v] for k, v in conditions.items()} or None
-    frame = model.sample(1000 if n is None else n, given=table, seed=seed)
-    write_frame(frame, out)
-    say(f"{len(frame)} rows drawn{f', written to {out}' if out else ''}", quiet=quiet)
+    rows = write_parts(model.sample_parts(1000 if n is None else n, given=table, seed=seed), out)
+    say(f"{rows} rows drawn{f', written to {out}' if out else ''}", quiet=quiet)

@@ -1,11 +1,12 @@
 """``bijectory score``: the log-likelihood of every row, or the bits per dimension of every image."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-from bijectory.cli.output import say, write_frame, write_json
+from bijectory.cli.output import say, write_json
 from bijectory.cli.words import Json, Quiet, Run
 from bijectory.errors import ConfigError, check
 
@@ -25,8 +26,7 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Score rows by log-likelihoods in nats, in the units of the data; images by bits per dimension."""
-    from bijectory.apps import TableFlow, run_kind
-    from bijectory.tables import read_table
+    from bijectory.apps import TableFlow, run_kind, score_file
 
     if run_kind(run) == "image":
         from bijectory.cli.pictures import score_images
@@ -41,15 +41,7 @@ def score(
         score_events(run, data, samples, out, json=json, quiet=quiet)
         return
     check(samples is None, ConfigError, "--samples is for images; leave it out.")
-    model = TableFlow.load(run)
-    frame = read_table(data)
-    frame = frame.assign(log_prob=model.score_samples(frame, nonfinite=nonfinite))  # type: ignore[arg-type]  # checked there
-    mean = float(frame["log_prob"].mean())
-    if out is not None or not json:
-        write_frame(frame, out)
+    found = score_file(TableFlow.load(run), data, out, write=out is not None or not json, nonfinite=nonfinite)  # type: ignore[arg-type]  # checked there
     if json:
-        worst = frame["log_prob"].idxmin() if mean == mean else None
-        bits = -mean / max(len(model.schema.targets), 1) / 0.6931471805599453
-        summary = {"rows": len(frame), "mean_log_prob": mean, "bits_per_dimension": bits, "lowest_row": worst}
-        write_json(summary)
-    say(f"{len(frame)} rows, mean log-likelihood {mean:.4f} nats", quiet=quiet or json)
+        write_json(dataclasses.asdict(found))
+    say(f"{found.rows} rows, mean log-likelihood {found.mean_log_prob:.4f} nats", quiet=quiet or json)

@@ -1,6 +1,8 @@
 """The flow: a transform over a base density."""
 
 import copy
+import warnings
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from bijectory.errors import ShapeError, check, check_type
 from bijectory.nets import Freezable
 from bijectory.ops.shape import expand_to_context, feature_major
 from bijectory.transforms.base import Transform
+from bijectory.transforms.chain import compile_regions, use_native
+from bijectory.transforms.regions import RegionWarning
 from bijectory.transforms.stochastic import estimate_with_error
 
 
@@ -180,6 +184,44 @@ class Flow(Density):
         for module in flow.modules():
             if isinstance(module, Freezable):
                 module.freeze()
+        return flow
+
+    def compiled(self, *, backend: Literal["native", "inductor"] | str = "native") -> "Flow":
+        """Return a copy that runs in compiled code: the same numbers to rounding, faster.
+
+        ``"native"``, for the CPU: rational-quadratic splines, in all layers and both directions, run in kernels of our own
+        with first derivatives. They are compiled in a second or two, once for a machine, and kept in the user's cache; a
+        layer of splines is several times faster. Second derivatives and ``torch.func`` take the plain operations.
+
+        ``"inductor"``, or another backend of ``torch.compile``: layers with closed forms are compiled in regions, the
+        shortest run of layers that repeats, once for all repetitions and batch sizes. The first call of each direction
+        compiles, with and without gradients apart: half a minute or more each on a cold disk cache, seconds on a warm one
+        (torch keeps compiled code under ``TORCHINDUCTOR_CACHE_DIR``, by default in the temporary folder). On a CPU it
+        saves dispatch in the log-densities of small batches; it cannot be differentiated twice.
+
+        Without a C++ compiler, or with nothing to compile, there is one warning and the copy runs as before. For scoring
+        and sampling alone, ``flow.frozen().compiled()`` is the fastest. The copy is stored as any flow.
+
+        Args:
+            backend: See above.
+
+        Example:
+            >>> from bijectory import real_nvp
+            >>> flow = real_nvp(2)
+            >>> fast = flow.compiled(backend="eager")  # captures regions and compiles nothing
+            >>> torch.allclose(fast.log_prob(torch.zeros(3, 2)), flow.log_prob(torch.zeros(3, 2)))
+            True
+        """
+        flow = copy.deepcopy(self)
+        try:
+            found = use_native(flow) if backend == "native" else compile_regions(flow, backend=backend)
+        except OSError as error:
+            warnings.warn(f"compile failed, going on without: {error}", RegionWarning, stacklevel=2)
+            return flow
+        if not found:
+            names = ", ".join(sorted({type(m).__name__ for m in flow.transform.modules() if isinstance(m, Transform)}))
+            missing = "no rational-quadratic spline" if backend == "native" else "nothing to compile"
+            warnings.warn(f"{missing} in {names}; the copy runs as before.", RegionWarning, stacklevel=2)
         return flow
 
     def _embed(self, c: Tensor | None) -> Tensor | None:

@@ -12,9 +12,10 @@ so the fraction cannot exceed 1; the discriminant of the inverse is a sum of squ
 last bin is what is left of the box, so the last knot lies on :math:`B` exactly. Inputs are made safe before the risky
 operation, NaN stays NaN, and no operation depends on values for its shape.
 
-How it is fast: in eager mode an autograd function finds the bin by an index, in a number of large operations that does not
-grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of plain operations and can be differentiated
-again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
+How it is fast: in native kernels, where they are asked for (``Flow.compiled``), all is one loop over blocks of elements;
+second derivatives are those of the plain operations. Else, in eager mode, an autograd function finds the bin by an index, in
+a number of large operations that does not grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of
+plain operations and can be differentiated again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
 ``torch.compile(rational_quadratic, dynamic=True)`` once serves every layer and shape.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bijectory.ops.native import is_first_order, is_native, pull, spline
 from bijectory.ops.spline_bins import (
     Bin,
     SplineGrid,
@@ -51,7 +53,7 @@ def rational_quadratic(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor
     """
     if torch.compiler.is_compiling():
         return _forward(x, phi, grid)
-    return _apply(_Forward, x, phi, grid)
+    return _apply(_NativeForward if is_native(x, phi, grid) else _Forward, x, phi, grid)
 
 
 def rational_quadratic_inverse(y: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
@@ -62,7 +64,7 @@ def rational_quadratic_inverse(y: Tensor, phi: Tensor, grid: SplineGrid) -> tupl
     """
     if torch.compiler.is_compiling():
         return _inverse(y, phi, grid)
-    return _apply(_Inverse, y, phi, grid)
+    return _apply(_NativeInverse if is_native(y, phi, grid) else _Inverse, y, phi, grid)
 
 
 def _apply(function: type[torch.autograd.Function], x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
@@ -281,3 +283,31 @@ class _Inverse(torch.autograd.Function):
         x, phi = ctx.saved_tensors
         g_y, g_phi = _pull(x, phi, g_x, g_ladj, ctx.grid, inverse=True)
         return g_y.sum_to_size(ctx.shape).to(ctx.dtype), g_phi, None
+
+
+class _NativeForward(_Forward):
+    """The same in native kernels, for plain calls: no rule for ``vmap`` is needed."""
+
+    @staticmethod
+    def forward(x: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+        return spline(x, phi, grid, inverse=False)
+
+    @staticmethod
+    def backward(ctx: Any, g_y: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, phi = ctx.saved_tensors
+        if not is_first_order(g_y, g_ladj):
+            return _Forward.backward(ctx, g_y, g_ladj)
+        return *pull(x, phi, g_y, g_ladj, ctx.grid, inverse=False), None
+
+
+class _NativeInverse(_Inverse):
+    @staticmethod
+    def forward(y: Tensor, phi: Tensor, grid: SplineGrid) -> tuple[Tensor, Tensor]:
+        return spline(y, phi, grid, inverse=True)
+
+    @staticmethod
+    def backward(ctx: Any, g_x: Tensor, g_ladj: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, phi = ctx.saved_tensors
+        if not is_first_order(g_x, g_ladj):
+            return _Inverse.backward(ctx, g_x, g_ladj)
+        return *pull(x, phi, g_x, g_ladj, ctx.grid, inverse=True), None

@@ -1,13 +1,17 @@
 """Files into a pandas frame; every refusal names the file and the remedy."""
 
+import contextlib
 import csv
+import dataclasses
 import difflib
 import gzip
 import io
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +20,7 @@ from bijectory.errors import DataError, check
 from bijectory.tables.frame import DataWarning, generated_names, listing, to_frame
 
 SNIFF = 1 << 16  # bytes looked at before a CSV file is parsed
+PARQUET = (".parquet", ".pq")
 DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -41,24 +46,31 @@ def read_table(path: str | Path, *, sep: str | None = None) -> pd.DataFrame:
         {'a': [1.5], 'b': [2]}
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"there is no file {path}; {_nearest(path)}")
-    check(not path.is_dir(), DataError, f"{path} is a folder; pass a file in it (.csv, .csv.gz, .parquet, .npy, .npz).")
-    try:
-        check(path.stat().st_size > 0, DataError, f"{path} is empty (0 bytes); write a header and rows into it.")
+    with opened(path):
         suffix = path.suffix.lower()
-        if suffix in (".parquet", ".pq"):
+        if suffix in PARQUET:
             frame = _read_parquet(path)
         elif suffix in (".npy", ".npz"):
             frame = _read_numpy(path)
         else:
             frame = _read_csv(path, sep)
+    check(len(frame) > 0, DataError, f"{path} has {frame.shape[1]} columns but no rows; add at least two rows.")
+    return to_frame(frame)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[None]:
+    """Check that there is a file that is not empty; what the system refuses while it is read is one sentence."""
+    if not path.exists():
+        raise DataError(f"there is no file {path}; {_nearest(path)}")
+    check(not path.is_dir(), DataError, f"{path} is a folder; pass a file in it (.csv, .csv.gz, .parquet, .npy, .npz).")
+    try:
+        check(path.stat().st_size > 0, DataError, f"{path} is empty (0 bytes); write a header and rows into it.")
+        yield
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}; check the file and its permissions."
         ) from None
-    check(len(frame) > 0, DataError, f"{path} has {frame.shape[1]} columns but no rows; add at least two rows.")
-    return to_frame(frame)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -71,7 +83,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except OSError:
         raise
     except Exception as error:  # pyarrow has its own family of errors
-        raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0][:120]}).") from None
+        raise damaged_parquet(path, error) from None
+
+
+def damaged_parquet(path: Path, error: Exception) -> DataError:
+    """Say in one sentence what pyarrow says in many."""
+    return DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0][:120]}).")
 
 
 def _read_numpy(path: Path) -> pd.DataFrame:
@@ -95,6 +112,62 @@ def _read_numpy(path: Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, sep: str | None) -> pd.DataFrame:
+    layout = csv_layout(path, sep)
+    with layout.reading():
+        frame = pd.read_csv(path, **layout.options)
+    return layout.tidy(frame)
+
+
+@dataclasses.dataclass(frozen=True)
+class CsvLayout:
+    """How a CSV file is written, found from its first lines.
+
+    Attributes:
+        path: The file.
+        options: What ``pandas.read_csv`` is told.
+        first: The fields of the first line.
+        header: Whether they are names.
+    """
+
+    path: Path
+    options: dict[str, Any]
+    first: list[str]
+    header: bool
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what pandas raises into one sentence."""
+        try:
+            with warnings.catch_warnings():
+                # pandas reads by chunks and warns where a column mixes numbers and text; that text is refused by name later.
+                warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+                yield
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self.path} is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); convert it: "
+                f"iconv -f latin1 -t utf-8 {self.path.name} > new.csv."
+            ) from None
+        except (pd.errors.ParserError, pd.errors.ParserWarning, EOFError, gzip.BadGzipFile) as error:
+            reason = str(error).replace("Error tokenizing data. C error: ", "").strip()
+            fields, sep = len(self.first), self.options["sep"]
+            raise DataError(
+                f"{self.path} is not a regular table: {reason}; every line needs {fields} fields ({sep!r} between)."
+            ) from None
+
+    def tidy(self, frame: pd.DataFrame, start: int = 0) -> pd.DataFrame:
+        """Name the columns, and drop row numbers, of the rows from number ``start`` on."""
+        if not self.header:
+            return frame.set_axis(generated_names(frame.shape[1]), axis=1)
+        frame.columns = [str(name).strip() for name in frame.columns]
+        return _without_index(frame, self.first, self.path, start)
+
+
+def csv_layout(path: Path, sep: str | None = None) -> CsvLayout:
+    """Find delimiter, decimal sign, encoding, compression and header of a CSV file.
+
+    Raises:
+        DataError: If it is no CSV file, or names repeat.
+    """
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     opener = gzip.open if packed else open
@@ -125,42 +198,19 @@ def _read_csv(path: Path, sep: str | None) -> pd.DataFrame:
             f"{path}: column names repeat: {listing(repeated)}; rename them in the first line.",
         )
     decimal = "," if sep == ";" and re.search(r"(?:^|;)\s*-?\d+,\d+\s*(?:;|$)", "\n".join(lines), re.M) else "."
-    try:
-        with warnings.catch_warnings():
-            # pandas reads by chunks and warns where a column mixes numbers and text; that text is refused by name later.
-            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-            frame = pd.read_csv(
-                path,
-                sep=sep,
-                header=0 if header else None,
-                decimal=decimal,
-                encoding=encoding,
-                compression="gzip" if packed else None,
-                skipinitialspace=True,
-                index_col=False,
-            )
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); convert it: "
-            f"iconv -f latin1 -t utf-8 {path.name} > new.csv."
-        ) from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, EOFError, gzip.BadGzipFile) as error:
-        reason = str(error).replace("Error tokenizing data. C error: ", "").strip()
-        raise DataError(
-            f"{path} is not a regular table: {reason}; every line needs {len(first)} fields ({sep!r} between)."
-        ) from None
-    if not header:
-        return frame.set_axis(generated_names(frame.shape[1]), axis=1)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    return _without_index(frame, first, path)
+    options = {"sep": sep, "header": 0 if header else None, "decimal": decimal, "encoding": encoding}
+    options |= {"compression": "gzip" if packed else None, "skipinitialspace": True, "index_col": False}
+    return CsvLayout(path, options, first, header)
 
 
-def _without_index(frame: pd.DataFrame, first: list[str], path: Path) -> pd.DataFrame:
+def _without_index(frame: pd.DataFrame, first: list[str], path: Path, start: int) -> pd.DataFrame:
     """Drop the unnamed row numbers that data frames write when saved with their index."""
     unnamed = not first[0].strip() and frame.shape[1] > 1
-    if unnamed and np.array_equal(pd.to_numeric(frame.iloc[:, 0], errors="coerce"), np.arange(len(frame))):
-        message = f"{path}: the first column has no name and counts the rows; it is left out."
-        warnings.warn(message, DataWarning, stacklevel=4)
+    count = np.arange(start, start + len(frame))
+    if unnamed and np.array_equal(pd.to_numeric(frame.iloc[:, 0], errors="coerce"), count):
+        if start == 0:
+            message = f"{path}: the first column has no name and counts the rows; it is left out."
+            warnings.warn(message, DataWarning, stacklevel=5)
         return frame.iloc[:, 1:]
     return frame
 

@@ -15,10 +15,11 @@ from bijectory.objectives import Batch, nll
 from bijectory.objectives.batch import Objective
 from bijectory.training import guard, rng
 from bijectory.training.callbacks import Callback
+from bijectory.training.compilation import Compilation
 from bijectory.training.config import FitConfig
 from bijectory.training.data import CHUNK, CHUNK_VALUES, Data, Rows, as_data, digest, prepare
 from bijectory.training.ema import EMA
-from bijectory.training.evaluate import compiled, mean_loss, quietly
+from bijectory.training.evaluate import mean_loss, quietly
 from bijectory.training.progress import Progress
 from bijectory.training.schedule import learning_rate
 from bijectory.training.session import Session
@@ -49,7 +50,9 @@ def fit(
     A run stopped by Ctrl-C, SIGTERM or a crash goes on with ``config.replace(resume=True)``. Where only steps end the
     run (no ``time_budget``) the result equals that of an uninterrupted one bit for bit, on the same machine with the same
     library versions and number of threads. With a budget the seconds already spent are counted, but the rates depend on
-    the clock.
+    the clock. Compiled steps equal plain ones to rounding only: with ``compile="auto"``, which asks the clock when to begin,
+    a continued run equals an uninterrupted one to rounding; with ``"always"`` bit for bit in native kernels, and as far as
+    ``torch.compile`` makes the same code elsewhere.
 
     Args:
         model: The module to train.
@@ -86,6 +89,7 @@ def fit(
             loop.open()
             return loop.close(loop.train_until_reason())
         finally:
+            loop.compilation.stop()
             if loop.progress is not None:
                 loop.progress.close()
 
@@ -108,7 +112,7 @@ class Loop:
         self.model, self.params, self.train, self.valid = model, params, train, valid
         self.config, self.session, self.interrupts = config, session, interrupts
         self.objective = objective
-        self.loss = compiled(objective) if config.compile == "always" else objective
+        self.compilation = Compilation(config.compile, model, objective, progress=config.progress)
         self.batch_size = min(config.batch_size, len(train))
         self.batches = -(-len(train) // self.batch_size)  # per epoch
         self.total_steps = config.total_steps(self.batches)
@@ -160,11 +164,7 @@ class Loop:
         """One step of the optimiser, or a skipped one."""
         run, config = self.run, self.config
         rows = self.train.weigh(batch)
-        run.optimizer.zero_grad(set_to_none=True)
-        with redrawn(self.model):  # until the backward pass is done, which may look at the noise again
-            loss = self.loss(self.model, batch)
-            # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
-            (loss * (rows / self.batch_size)).backward()
+        loss = self.pull_gradients(batch, rows)
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = nn.utils.get_total_norm(grads)
         if guard.is_finite(loss, norm):
@@ -183,7 +183,29 @@ class Loop:
             self.report = guard.skip(run, batch, loss)
         run.step += 1
         run.cursor += 1
-        run.seconds = self.earlier + time.monotonic() - self.started
+        before, run.seconds = run.seconds, self.earlier + time.monotonic() - self.started
+        self.compilation.after_step(run.seconds - before, self.ahead())
+
+    def pull_gradients(self, batch: Batch, rows: Tensor | float) -> Tensor:
+        """The loss of a batch, and its gradients in the parameters."""
+        run, share = self.run, rows / self.batch_size
+        run.optimizer.zero_grad(set_to_none=True)
+        try:
+            with redrawn(self.model):  # until the backward pass is done, which may look at the noise again
+                loss = self.compilation.loss(self.model, batch)
+                # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
+                (loss * share).backward()
+        except Exception as error:
+            if not self.compilation.give_up(error):
+                raise
+            return self.pull_gradients(batch, rows)
+        return loss
+
+    def ahead(self) -> float:
+        """Seconds left where the clock ends the run, else minus the number of steps left."""
+        budget = self.config.time_budget
+        steps = math.inf if self.total_steps is None else self.total_steps - self.run.step
+        return -steps if budget is None else budget - self.run.seconds
 
     def after_step(self) -> str | None:
         """Tell the callbacks, look for a reason to stop, save if it is time."""
@@ -238,7 +260,7 @@ class Loop:
             return None
         size = max(self.valid.within(CHUNK, CHUNK_VALUES), self.batch_size)
         with quietly(self.model, self.config.seed), self.run.averaged():
-            return mean_loss(self.loss, self.model, self.valid, self.valid.chunks(size))
+            return mean_loss(self.compilation.loss, self.model, self.valid, self.valid.chunks(size))
 
     def probe(self) -> float:
         """Loss of the raw weights on the first training rows."""

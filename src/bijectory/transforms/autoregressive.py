@@ -81,6 +81,7 @@ class Autoregressive(Transform):
     """
 
     solver = "by features"
+    regions = ("forward",)
     _topological: Tensor
     _rank: Tensor
 

@@ -45,10 +45,12 @@ class Transform(nn.Module, abc.ABC):
         context: Width of the context that the layer reads, 0 for none.
         solver: How ``inverse`` is computed (with closed-form scalar families, where it takes one).
         ladj_cost: What the log-determinant costs beside the map, in the number of features ``d``.
+        regions: The directions that are worth compiling, see ``Flow.compiled``.
     """
 
     solver: ClassVar[Literal["closed form", "by features", "bracketed root", "fixed point", "integral"]] = "closed form"
     ladj_cost: ClassVar[str] = "O(d)"
+    regions: ClassVar[tuple[Literal["forward", "inverse"], ...]] = ()
     event_dim: int = 1
     latent_event_dim: int = 1
     exact: bool = True

@@ -1,14 +1,19 @@
 """Composition of transforms."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
+from bijectory.bijections import RationalQuadratic
 from bijectory.errors import DtypeError, check
+from bijectory.ops.eager import is_direct
+from bijectory.ops.native import library, native
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
+from bijectory.transforms.regions import Plan, Region, Way
 
 
 class Chain(Transform):
@@ -28,6 +33,9 @@ class Chain(Transform):
         (torch.Size([5, 2]), torch.Size([5]), 1)
     """
 
+    _plans: dict[Way, Plan] | None = None  # how to run in compiled regions; see `compile_regions`
+    _kernels: Callable[[], AbstractContextManager[None]] | None = None  # `native` to run in kernels; see `use_native`
+
     def __init__(self, *transforms: Transform) -> None:
         super().__init__()
         for t in transforms:
@@ -41,6 +49,14 @@ class Chain(Transform):
         self.context = max((t.context for t in transforms), default=0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
+            return plan(x, c)
+        if self._kernels is not None and is_direct(x):
+            with self._kernels():
+                return self._forward(x, c)
+        return self._forward(x, c)
+
+    def _forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.event_dim
         for t in self:
             x, ladj = t.forward(x, c)
@@ -49,6 +65,14 @@ class Chain(Transform):
         return x, x.new_zeros(x.shape[: x.dim() - events]) if total is None else total
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
+            return plan(z, c)
+        if self._kernels is not None and is_direct(z):
+            with self._kernels():
+                return self._inverse(z, c)
+        return self._inverse(z, c)
+
+    def _inverse(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.latent_event_dim
         for t in reversed(list(self)):
             z, ladj = t.inverse(z, c)
@@ -57,11 +81,27 @@ class Chain(Transform):
         return z, z.new_zeros(z.shape[: z.dim() - events]) if total is None else total
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
+            return plan.without_ladj(x, c)
+        if self._kernels is not None and is_direct(x):
+            with self._kernels():
+                return self._encode(x, c)
+        return self._encode(x, c)
+
+    def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         for t in self:
             x = t.encode(x, c)
         return x
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
+            return plan.without_ladj(z, c)
+        if self._kernels is not None and is_direct(z):
+            with self._kernels():
+                return self._decode(z, c)
+        return self._decode(z, c)
+
+    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         for t in reversed(list(self)):
             z = t.decode(z, c)
         return z
@@ -96,3 +136,94 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
     """Add one layer's log-determinant, summed over the event dimensions that the layer treated as batch."""
     ladj = sum_event(ladj, ladj.dim() - batch_dim)
     return ladj if total is None else total + ladj
+
+
+def use_native(module: nn.Module) -> bool:
+    """Let every chain in a module run its rational-quadratic splines in native kernels, in place.
+
+    The kernels are compiled here, once for a machine, in a second or two.
+
+    Args:
+        module: A flow, or whatever holds chains, on the CPU.
+
+    Returns:
+        Whether there is a spline to run; else nothing is changed.
+
+    Raises:
+        OSError: If there is no C++ compiler, or it fails.
+
+    Example:
+        >>> from bijectory import real_nvp
+        >>> use_native(real_nvp(2))
+        False
+    """
+    chains = [m for m in module.modules() if isinstance(m, Chain)]
+    chains = [chain for chain in chains if any(_is_spline(m) for m in chain.modules())]
+    if chains:
+        library()
+    for chain in chains:
+        chain._kernels = native
+    return bool(chains)
+
+
+def has_native(module: nn.Module) -> bool:
+    """Whether ``use_native`` would find something to do.
+
+    Example:
+        >>> from bijectory import nsf, real_nvp
+        >>> has_native(nsf(2)), has_native(real_nvp(2))
+        (True, False)
+    """
+    on_cpu = all(p.device.type == "cpu" for p in module.parameters())
+    return on_cpu and any(
+        _is_spline(m) for chain in module.modules() if isinstance(chain, Chain) for m in chain.modules()
+    )
+
+
+def _is_spline(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "bijection", None), RationalQuadratic)
+
+
+def compile_regions(
+    module: nn.Module, *, backend: str = "inductor", ways: Sequence[Way] = ("forward", "inverse")
+) -> set[Region]:
+    """Let every chain in a module run in compiled regions, in place; nothing is compiled before it is called.
+
+    Args:
+        module: A flow, or whatever holds chains. Chains whose layers change the number of event dimensions stay plain.
+        backend: Of ``torch.compile``.
+        ways: Directions.
+
+    Returns:
+        The different regions, of which each costs its compilation once; empty if there is nothing to compile.
+
+    Example:
+        >>> from bijectory import real_nvp
+        >>> flow = real_nvp(4, layers=8)
+        >>> len(compile_regions(flow, backend="eager", ways=["forward"]))
+        1
+        >>> plain_layers(flow)
+    """
+    found: set[Region] = set()
+    for chain in [m for m in module.modules() if isinstance(m, Chain)]:
+        plans: dict[Way, Plan] = {}
+        same = all(t.event_dim == t.latent_event_dim == chain.event_dim for t in chain)
+        for way in ways if same else ():
+            layers = list(chain) if way == "forward" else list(chain)[::-1]
+            plan = Plan(layers, way, backend)
+            if plan.regions:
+                plans[way] = plan
+                found |= plan.regions
+        chain._plans = plans or None
+    return found
+
+
+def plain_layers(module: nn.Module) -> None:
+    """Undo ``use_native`` and ``compile_regions``.
+
+    Example:
+        >>> from bijectory import real_nvp
+        >>> plain_layers(real_nvp(4))
+    """
+    for chain in [m for m in module.modules() if isinstance(m, Chain)]:
+        chain._plans = chain._kernels = None

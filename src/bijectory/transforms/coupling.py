@@ -38,6 +38,7 @@ class Coupling(Retraceable):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
+    regions = ("forward", "inverse")
     _order: Tensor
     _rank: Tensor
 

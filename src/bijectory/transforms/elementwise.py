@@ -35,6 +35,7 @@ class Elementwise(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
+    regions = ("forward", "inverse")
     initialised: Tensor
 
     def __init__(

@@ -28,6 +28,7 @@ class Linear(Transform, Freezable):
         bias: Whether to add :math:`b`.
     """
 
+    regions = ("forward", "inverse")
     precomputed = ("_product", "_inverse")
     _product: Tensor | None
     _inverse: Tensor | None

@@ -33,6 +33,7 @@ class Standardize(Transform):
         ((1.0, 20.0), (1.0, 10.0))
     """
 
+    regions = ("forward", "inverse")
     _loc: Tensor
     _scale: Tensor
     initialised: Tensor
@@ -100,6 +101,7 @@ class ActNorm(Transform):
         1.0
     """
 
+    regions = ("forward", "inverse")
     initialised: Tensor
 
     def __init__(self, features: int, *, event_dim: int = 1) -> None:

@@ -27,6 +27,7 @@ class Permutation(Transform):
         tensor([30., 10., 20.])
     """
 
+    regions = ("forward", "inverse")
     _order: Tensor
     _rank: Tensor
 

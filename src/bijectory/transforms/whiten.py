@@ -34,6 +34,7 @@ class Whiten(Transform):
         ([1.0, 1.0], -0.6931)
     """
 
+    regions = ("forward", "inverse")
     _loc: Tensor
     _root: Tensor
     initialised: Tensor

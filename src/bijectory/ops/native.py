@@ -1,0 +1,171 @@
+"""Native kernels: one C++ file, compiled once for a machine with the compiler that is there, loaded without linking torch.
+
+It takes a second or two, where capturing and compiling the same kernels with ``torch.compile`` takes a minute and is called
+through guards. Libraries lie in the user's cache (``BIJECTORY_CACHE_DIR``, else ``XDG_CACHE_HOME/bijectory``, else
+``~/.cache/bijectory``) under a name made of the source, the compiler and the processor.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bijectory.ops.eager import is_direct
+from bijectory.ops.spline_bins import SplineGrid, at_least_single, raw_one
+
+SOURCE = Path(__file__).with_name("spline_native.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+FLAGS_LIBRARY = ("-fno-exceptions", "-fno-rtti", "-shared", "-fPIC")
+MOST_BINS = 64  # as in the source
+TAILS = {"identity": 0, "linear": 1, "circular": 2}
+SHARE = 1 << 15  # elements that are worth another thread
+_wanted: ContextVar[bool] = ContextVar("native", default=False)
+
+
+@contextlib.contextmanager
+def native() -> Iterator[None]:
+    """Let splines run in native kernels inside."""
+    token = _wanted.set(True)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def is_native(x: Tensor, phi: Tensor, grid: SplineGrid) -> bool:
+    """Whether a call runs in a native kernel: asked for, in order of memory, of one type, and not transformed."""
+    return (
+        _wanted.get()
+        and x.dtype == phi.dtype
+        and x.dtype in _NAMES
+        and (x.dtype == torch.float64 or not grid.double)
+        and x.device.type == "cpu" == phi.device.type
+        and grid.bins <= MOST_BINS
+        and phi.shape[1:] == x.shape
+        and is_direct(x)
+        and is_direct(phi)
+    )
+
+
+def compiler() -> str | None:
+    """The path of a C++ compiler, None if there is none: ``CXX``, or one of the usual names."""
+    return next((found for name in (os.environ.get("CXX"), *COMPILERS) if name and (found := shutil.which(name))), None)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernels, from the cache or compiled now.
+
+    Raises:
+        OSError: If there is no compiler, or it fails, or the cache cannot be written.
+    """
+    path = compiler()
+    if path is None:
+        raise OSError("there is no C++ compiler; install g++ or set CXX.")
+    source = SOURCE.read_bytes()
+    version = subprocess.run([path, "--version"], capture_output=True, check=False).stdout
+    facts = (source, version, repr((FLAGS, FLAGS_LIBRARY, platform.machine(), _processor())).encode())
+    folder = _cache()
+    target = folder / f"spline-{hashlib.sha256(b'|'.join(facts)).hexdigest()[:24]}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            made = Path(work) / target.name
+            for tuned in (("-march=native",), ("-mcpu=native",), ()):  # not every compiler and processor knows these
+                words = [path, *FLAGS, *tuned, *FLAGS_LIBRARY, "-o", str(made), str(SOURCE)]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+                if done.returncode == 0:
+                    break
+            else:
+                raise OSError(f"{path} could not compile {SOURCE.name}: {done.stderr.strip().splitlines()[-1:]}")
+            made.replace(target)
+    return ctypes.CDLL(str(target))
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    named = os.environ.get("BIJECTORY_CACHE_DIR")
+    return Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "bijectory"
+
+
+def _processor() -> str:
+    """What a folder shared by several machines must tell apart."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(errors="replace").splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return platform.processor()
+
+
+_NAMES = {torch.float32: "f32", torch.float64: "f64"}
+
+
+@functools.cache
+def _function(dtype: torch.dtype, name: str, pointers: int) -> Callable[..., None]:
+    function = getattr(library(), f"{_NAMES[dtype]}_{name}")
+    sizes = [ctypes.c_longlong] * 3 + [ctypes.c_int] * 2 + [ctypes.c_double] * 4
+    function.argtypes = [ctypes.c_void_p] * pointers + sizes + [ctypes.c_int] * (name == "pull")
+    function.restype = None
+    return function  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _numbers(grid: SplineGrid) -> tuple[Any, ...]:
+    return grid.bins, TAILS[grid.tails], grid.bound, grid.min_bin, grid.min_slope, raw_one(grid)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "bijectory-native")
+
+
+def _call(name: str, tensors: tuple[Tensor, ...], grid: SplineGrid, *more: int) -> None:
+    """Run a kernel over all elements, in as many threads as torch has and the work is worth."""
+    function = _function(tensors[0].dtype, name, len(tensors))
+    pointers, n = [t.data_ptr() for t in tensors], tensors[0].numel()
+    threads = min(torch.get_num_threads(), n // SHARE)
+    if threads <= 1:
+        function(*pointers, n, 0, n, *_numbers(grid), *more)
+        return
+    share = -(-n // threads // 64) * 64  # whole blocks: then the split does not change a bit
+    parts = [(start, min(start + share, n)) for start in range(0, n, share)]
+    run = [_pool(threads).submit(function, *pointers, n, a, b, *_numbers(grid), *more) for a, b in parts]
+    for part in run:
+        part.result()
+
+
+def spline(x: Tensor, phi: Tensor, grid: SplineGrid, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Either direction: result and ladj, shaped like ``x``."""
+    x, phi = x.contiguous(), phi.contiguous()
+    y, ladj = torch.empty_like(x), torch.empty_like(x)
+    _call("inverse" if inverse else "forward", (x, phi, y, ladj), grid)
+    return y, ladj
+
+
+def pull(
+    x: Tensor, phi: Tensor, g_out: Tensor, g_ladj: Tensor, grid: SplineGrid, *, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Cotangents of the input and of ``phi``, at the data point ``x``; see ``ops.spline``."""
+    x, phi, g_out, g_ladj = x.contiguous(), phi.contiguous(), g_out.contiguous(), g_ladj.contiguous()
+    g_x, g_phi = torch.empty_like(x), torch.empty_like(phi)
+    _call("pull", (x, phi, g_out, g_ladj, g_x, g_phi), grid, int(inverse))
+    return g_x, g_phi
+
+
+def is_first_order(*cotangents: Tensor) -> bool:
+    """Whether a backward pass is not itself recorded."""
+    return not torch.is_grad_enabled() and all(is_direct(g) and g.dtype == at_least_single(g.dtype) for g in cotangents)
