@@ -12,7 +12,7 @@ from torch import Tensor
 from bijectory.apps.query.joint import Joint
 from bijectory.apps.query.kernels import KERNELS, Kernels, Weighted, resample
 from bijectory.apps.variational.convergence import ess, rhat
-from bijectory.apps.variational.mcmc import DualAveraging, _hamiltonian
+from bijectory.apps.variational.mcmc import DualAveraging, hamiltonian
 
 CHAINS, WARMUPS, WARMUP, BLOCK, BLOCKS = 32, 3, 60, 100, 8
 MOST = CHAINS * BLOCK * BLOCKS  # draws
@@ -90,7 +90,7 @@ def walk(joint: Joint, start: Weighted, wanted: float) -> Walk:
         moves = []
         for _ in range(WARMUP if block < 0 else BLOCK):
             step = (rate.step if block < 0 else rate.final) * float(rng.uniform(0.8, 1.2))
-            z, log_p, g, accepted, _ = _hamiltonian(target, z, log_p, g, step, generator)  # type: ignore[arg-type]
+            z, log_p, g, accepted, _ = hamiltonian(target, z, log_p, g, step, generator)
             z, log_p, g = _jump(target, kernels, z, log_p, g, rng)
             if joint.cells:
                 log_p, g = _move_known(target, z, log_p, g, rng)
