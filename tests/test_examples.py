@@ -67,3 +67,12 @@ def test_a_continuous_flow_is_matched_polished_and_distilled(capsys, monkeypatch
     assert 0 <= found["divergence"] < 0.1
     assert found["speedup"] > 1.5
     assert "evaluations a row" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_flow_prior_gives_the_evidence(capsys, monkeypatch):
+    pytest.importorskip("dynesty")
+    pytest.importorskip("xarray")
+    evidence, error, exact = load("flow_prior", monkeypatch).main()
+    assert abs(evidence - exact) < 3 * error + 0.1  # a tenth of a nat for the fit of the prior
+    assert "slope" in capsys.readouterr().out

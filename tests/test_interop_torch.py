@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import sys
 
 import pytest
 import torch
@@ -277,3 +278,12 @@ def test_a_missing_extra_names_its_remedy():
         need("torch.no_such_part", "pyro")
     with pytest.raises(AttributeError, match="no attribute 'pyramid'"):
         bj.interop.pyramid  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["pyro", "sbi"])
+def test_a_border_that_needs_an_extra_says_so_at_its_door(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, f"bijectory.interop.{name}", raising=False)
+    monkeypatch.delattr(bj.interop, name, raising=False)
+    with pytest.raises(MissingExtraError, match=rf"{name} is not installed; run: pip install bijectory\[{name}\]"):
+        getattr(bj.interop, name)
