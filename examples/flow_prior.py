@@ -4,7 +4,8 @@
     python examples/flow_prior.py
 
 A straight line is measured twice. Of the first experiment only draws of its posterior are left; a flow turns them into a
-prior that a nested sampler can use. The model is linear and normal, so the evidence of the second experiment is known exactly.
+prior that a nested sampler can use. The model is linear and normal, so the evidence of the second experiment is
+known exactly.
 """
 
 import dynesty
