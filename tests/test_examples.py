@@ -96,3 +96,12 @@ def test_swapped_cells_are_found_and_named(capsys, monkeypatch):
     assert found["false alarms"] < 0.2  # 67 rows at a rate of 0.05
     assert found["right column blamed"] > 0.6
     assert "expected about" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_flow_prior_gives_the_evidence(capsys, monkeypatch):
+    pytest.importorskip("dynesty")
+    pytest.importorskip("xarray")
+    evidence, error, exact = load("flow_prior", monkeypatch).main()
+    assert abs(evidence - exact) < 3 * error + 0.1  # a tenth of a nat for the fit of the prior
+    assert "slope" in capsys.readouterr().out

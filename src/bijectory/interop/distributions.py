@@ -63,7 +63,8 @@ class TorchDensity(Density):
     """A ``torch.distributions.Distribution`` as a density: the base of a flow, a proposal, a target.
 
     Its batch shape becomes part of the event, as in ``torch.distributions.Independent``. It owns a copy of the values and
-    learns nothing; they follow ``.to(...)``. Outside the support the log-density is ``-inf``.
+    learns nothing; they follow ``.to(...)``. Outside the support the log-density is ``-inf``. A flow over it cannot be
+    stored by ``save``, for a specification holds parts of this library only.
 
     Args:
         distribution: Continuous, with a batch or event shape of at least one dimension.
