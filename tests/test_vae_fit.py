@@ -179,6 +179,16 @@ def test_history_is_measured_on_held_out_events():
     assert all(np.isfinite(r["reconstruction"]) for r in result.history)
 
 
+def test_the_warm_up_makes_the_divergence_cheap():
+    x = blobs(160)[0]
+    config = QUICK.replace(lr=1e-2, epochs=12)
+    free, full = (fit_vae(x, **TINY, warm_up=steps, config=config).result.history for steps in (10**6, 0))
+    assert free[-1]["kl"] > 2 + 2 * full[-1]["kl"]
+    assert free[0]["train_loss"] < full[0]["train_loss"]
+    with pytest.raises(ConfigError, match="samples must be at least 1"):
+        fit_vae(x, **TINY, samples=0)
+
+
 def test_settings_suit_the_number_of_images():
     assert vae_config(100).batch_size == 64
     assert vae_config(50_000, lr=1e-2).batch_size == 128
