@@ -1,6 +1,6 @@
 """Scoring a file: rows a second and peak memory of `bijectory score`, and of a plain loop over zuko's flow of the same size.
 
-    python benchmarks/scoring.py --work /tmp/rows --rows 10000000 [--peers PEERS/bin/python] [--threads 2]
+    python benchmarks/scoring.py --work FOLDER --rows 10000000 [--peers PEERS/bin/python] [--threads 2]
 
 Ours is the whole verb: reading ``.npy`` or Parquet, the flow in float64, its preprocessing, writing rows and scores. zuko is
 NSF couplings of the same sizes in float32 on batches of 8192 from a mapped ``.npy``, and the scores saved. Also drawing as

@@ -1,4 +1,4 @@
-"""Native kernels: equal to the plain operations in every tail, direction and dtype; used where they can be and only there."""
+"""Native kernels: equal to the plain operations in every tail, direction and dtype; used where they can be, only there."""
 
 import copy
 import pickle
@@ -198,7 +198,7 @@ def test_without_a_compiler(monkeypatch):
 def test_a_compiler_that_fails(monkeypatch, tmp_path):
     monkeypatch.setenv("BIJECTORY_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(native_module, "FLAGS", ("-O3", "-std=c++17", "-no-such-flag"))
-    with pytest.raises(OSError, match="could not compile spline_native.cpp"):
+    with pytest.raises(OSError, match=r"could not compile spline_native\.cpp"):
         library()
     assert list(tmp_path.iterdir()) == []
 

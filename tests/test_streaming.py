@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import bijectory as bj
-from bijectory.apps import TableFlow, score_file
+from bijectory.apps import FileScores, TableFlow, score_file
 from bijectory.errors import ConfigError, DataError, DomainError, NonFiniteError
 from bijectory.tables import Column, Schema, read_parts, read_table, write_parts
 
@@ -145,6 +145,7 @@ def test_rows_without_an_answer_are_left_out_of_the_mean(tmp_path):
     with pytest.raises(NonFiniteError, match="row 3,"):
         score_file(flow, tmp_path / "t.parquet", write=False)
     found = score_file(flow, tmp_path / "t.parquet", write=False, nonfinite="propagate", part_bytes=3 * 8 * 5)
+    assert isinstance(found, FileScores)
     assert (found.lowest_row, found.mean_log_prob) == (17, -np.inf)
     frame.loc[[3, 11], "a"] = 0.0
     frame.to_parquet(tmp_path / "t.parquet")

@@ -29,10 +29,21 @@ class Redrawn(nn.Module, abc.ABC):
         """
 
 
+def redrawn_parts(model: nn.Module) -> list[Redrawn]:
+    """All parts of a model that hold random numbers; the search costs as much as a layer, so do it once."""
+    return [part for part in model.modules() if isinstance(part, Redrawn)]
+
+
+def redrawn(
+    model: nn.Module | list[Redrawn], generator: torch.Generator | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Lend fresh numbers to all ``Redrawn`` parts of a model (or to those given), and take them back afterwards."""
+    parts = redrawn_parts(model) if isinstance(model, nn.Module) else model
+    return _lent(parts, generator) if parts else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def redrawn(model: nn.Module, generator: torch.Generator | None = None) -> Iterator[None]:
-    """Lend fresh numbers to all ``Redrawn`` parts of a model, and give the old ones back afterwards."""
-    parts = [part for part in model.modules() if isinstance(part, Redrawn)]
+def _lent(parts: list[Redrawn], generator: torch.Generator | None) -> Iterator[None]:
     buffers = [getattr(part, name) for part in parts for name in part.drawn]
     kept = [(b, b.clone()) for b in buffers if b is not None]
     for part in parts:

@@ -120,7 +120,7 @@ def _function(dtype: torch.dtype, name: str, pointers: int) -> Callable[..., Non
     sizes = [ctypes.c_longlong] * 3 + [ctypes.c_int] * 2 + [ctypes.c_double] * 4
     function.argtypes = [ctypes.c_void_p] * pointers + sizes + [ctypes.c_int] * (name == "pull")
     function.restype = None
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 @functools.cache

@@ -15,8 +15,8 @@ operation, NaN stays NaN, and no operation depends on values for its shape.
 How it is fast: in native kernels, where they are asked for (``Flow.compiled``), all is one loop over blocks of elements;
 second derivatives are those of the plain operations. Else, in eager mode, an autograd function finds the bin by an index, in
 a number of large operations that does not grow with ``K``, saves only ``(x, phi)`` and recomputes; its backward is made of
-plain operations and can be differentiated again. Under compilation the bin is found by a scan over planes that fuses into one loop, and autograd does the rest:
-``torch.compile(rational_quadratic, dynamic=True)`` once serves every layer and shape.
+plain operations and can be differentiated again. Under compilation the bin is found by a scan over planes that fuses into
+one loop, and autograd does the rest: ``torch.compile(rational_quadratic, dynamic=True)`` once serves every layer and shape.
 """
 
 from typing import Any

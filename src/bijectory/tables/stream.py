@@ -77,17 +77,17 @@ def _csv(path: Path, sep: str | None, size: Any) -> Iterator[pd.DataFrame]:
 
 def _numpy(path: Path, sep: str | None, size: Any) -> Iterator[pd.DataFrame]:
     try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape if path.suffix.lower() == ".npy" else ()
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix.lower() == ".npy" else None
     except (ValueError, EOFError):
-        shape = ()  # read_table says what is wrong
-    if len(shape) != 2:
+        mapped = None  # read_table says what is wrong
+    if mapped is None or mapped.ndim != 2:
         yield read_table(path)
         return
-    rows = size(shape[1])
-    for i in range(0, shape[0], rows):
+    rows, step = len(mapped), size(mapped.shape[1])
+    del mapped
+    for i in range(0, rows, step):
         # Mapped anew for each part, so that pages already read do not count as held.
-        part = np.array(np.load(path, mmap_mode="r", allow_pickle=False)[i : i + rows])
-        yield to_frame(part)
+        yield to_frame(np.array(np.load(path, mmap_mode="r", allow_pickle=False)[i : i + step]))
 
 
 def _parquet(path: Path, sep: str | None, size: Any) -> Iterator[pd.DataFrame]:

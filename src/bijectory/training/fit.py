@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
-from bijectory.nets.redrawn import redrawn
+from bijectory.nets.redrawn import redrawn, redrawn_parts
 from bijectory.objectives import Batch, nll
 from bijectory.objectives.batch import Objective
 from bijectory.training import guard, rng
@@ -126,6 +126,7 @@ class Loop:
         """Continue the run in the folder, or begin a new one."""
         run = self.run
         self.started = self.saved = time.monotonic()
+        self.noisy = redrawn_parts(self.model)
         self.model.train()
         if self.session.resume(run):
             self.session.check_probe(self.probe())
@@ -163,7 +164,7 @@ class Loop:
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, or a skipped one."""
         run, config = self.run, self.config
-        rows = self.train.weigh(batch)
+        rows = float(self.train.weigh(batch))
         loss = self.pull_gradients(batch, rows)
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = nn.utils.get_total_norm(grads)
@@ -176,8 +177,7 @@ class Loop:
             run.optimizer.step()
             if run.ema is not None:
                 run.ema.update()
-            run.epoch_sums[0] += loss.detach() * rows
-            run.epoch_sums[1] += rows
+            run.epoch_sums += torch.tensor((loss.item() * rows, rows), dtype=torch.float64, device=run.epoch_sums.device)
             run.bad_streak = 0
         else:
             self.report = guard.skip(run, batch, loss)
@@ -186,15 +186,15 @@ class Loop:
         before, run.seconds = run.seconds, self.earlier + time.monotonic() - self.started
         self.compilation.after_step(run.seconds - before, self.ahead())
 
-    def pull_gradients(self, batch: Batch, rows: Tensor | float) -> Tensor:
+    def pull_gradients(self, batch: Batch, rows: float) -> Tensor:
         """The loss of a batch, and its gradients in the parameters."""
         run, share = self.run, rows / self.batch_size
         run.optimizer.zero_grad(set_to_none=True)
         try:
-            with redrawn(self.model):  # until the backward pass is done, which may look at the noise again
+            with redrawn(self.noisy):  # until the backward pass is done, which may look at the noise again
                 loss = self.compilation.loss(self.model, batch)
                 # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
-                (loss * share).backward()
+                (loss if share == 1.0 else loss * share).backward()
         except Exception as error:
             if not self.compilation.give_up(error):
                 raise
