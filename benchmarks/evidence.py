@@ -205,10 +205,6 @@ def failing(seeds: int) -> list[str]:
     lines = ["| what is wrong | runs | disagree | unreliable | trusted |\n|---|---|---|---|---|"]
     runs = [failures(seed) for seed in range(seeds)]
     states = {name: [r[name].state for r in runs] for name in runs[0]}
-    funnel = Funnel(5, 3.0)
-    hard = evidence(funnel.log_unnormalized, 5, methods=("importance", "annealed"), warn=False)
-    states["Neal's funnel in five dimensions by `fit_posterior` as it is"] = [hard.state]
-    print(hard)
     for name, found in states.items():
         counts = " | ".join(str(found.count(s)) for s in ("disagree", "unreliable", "trusted"))
         lines.append(f"| {name} | {len(found)} | {counts} |")

@@ -133,9 +133,14 @@ def test_a_perfect_proposal_leaves_no_error():
     x = gaussian_draws()
     bridge = bridge_evidence(gaussian, x, 2, flow=affine(), seed=0)
     assert bridge.log_z == pytest.approx(LOG_Z, abs=4 * bridge.se + 1e-9)
+    # Most draws of the posterior lie where the net of a narrow proposal is most of its density.
+    narrow = bridge_evidence(gaussian, x, 2, flow=affine(0.25), seed=0)
+    assert narrow.log_z == pytest.approx(LOG_Z, abs=3 * narrow.se)
     harmonic = harmonic_evidence(gaussian, x, 2, flow=affine(), temperature=1.0)
     assert harmonic.log_z == pytest.approx(LOG_Z, abs=1e-9)
     assert harmonic.se < 1e-9
+    cool = harmonic_evidence(gaussian, x, 2, flow=affine(), temperature=0.5)  # relative variance 1/3
+    assert cool.se == pytest.approx(math.sqrt(1 / 3 / 3200), rel=0.35)
     annealed = annealed_evidence(gaussian, 2, start="laplace")
     assert annealed.log_z == pytest.approx(LOG_Z, abs=1e-6)
 
@@ -184,6 +189,9 @@ def test_the_error_of_the_bridge_counts_autocorrelation_and_stuck_chains():
     assert _chain_variance(np.repeat(f[:, ::8], 8, 1)) == pytest.approx(8 * plain, rel=0.4)
     assert _chain_variance(f + 2 * (np.arange(16) == 3)[:, None]) > 5 * plain
     assert _chain_variance(np.ones((4, 10))) == 0
+    for seed in range(10):  # independent draws: the chains' means spread more than the ESS says in about half of them
+        f = np.random.default_rng(seed).gamma(4.0, size=(16, 100))
+        assert _chain_variance(f) * f.mean() ** 2 >= f.mean(1).var(ddof=1) / 16 - 1e-12
     slow = gaussian_draws(n=400)[:, ::8].repeat_interleave(8, 1)
     bridge = bridge_evidence(gaussian, slow, 2, flow=affine(2.0))
     assert bridge.diagnostics["ess"] < 16 * 400 / 6
