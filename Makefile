@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-slow lint types docs bench clean
+.PHONY: setup demo test test-slow lint types docs bench reliability clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -27,6 +27,9 @@ types: setup
 
 docs: setup
 	@$(RUN) scripts/docs.py
+
+reliability: setup
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks/reliability.py
 
 bench: .venv-bench/ready
 	@.venv-bench/bin/python benchmarks/autoregressive_sampling.py
