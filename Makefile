@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-slow mutants lint types docs peers bench clean
+.PHONY: setup demo test test-slow mutants reliability lint types docs peers bench clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -30,6 +30,9 @@ types: setup
 
 docs: setup
 	@$(RUN) scripts/docs.py
+
+reliability: setup
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks/reliability.py
 
 peers: .venv-bench/ready
 

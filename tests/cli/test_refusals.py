@@ -1,9 +1,11 @@
 """Bad input: one sentence with the remedy, the right exit code, nothing on stdout."""
 
 import json
+import shutil
 
 import pytest
 
+from bijectory.errors import ConvergenceError
 from cli.support import QUICK, banana
 
 
@@ -140,3 +142,34 @@ def test_trace_only_when_asked_for(cli, tmp_path):
     words = ("fit", tmp_path / "nope.csv", "--out", tmp_path / "run")
     assert "Traceback" not in cli(*words).err
     assert "Traceback" in cli(*words, "--debug").err
+
+
+@pytest.mark.parametrize("verb", ["score", "sample", "show", "report", "predict", "query", "anomaly"])
+def test_damaged_runs(cli, run_folder, table, tmp_path, verb):
+    """Every verb that opens a run: one sentence that names the file, code 4."""
+    extra = {"score": [table], "predict": [table], "anomaly": [table], "query": ["--where", "a=0"]}.get(verb, [])
+    for name in ("config.json", "model.safetensors", "schema.json"):
+        for damage in (lambda data: data[: len(data) // 2], lambda _: b"", lambda data: b"\x80" + data[1:]):
+            folder = shutil.copytree(run_folder, tmp_path / "run", dirs_exist_ok=True)
+            (folder / name).write_bytes(damage((folder / name).read_bytes()))
+            refused(cli(verb, folder, *extra), 4, name)
+    shutil.rmtree(folder / "..", ignore_errors=True)
+
+
+def test_what_does_not_converge_has_a_code_of_its_own(cli, run_folder, table, monkeypatch):
+    def fails(*_, **__):
+        raise ConvergenceError("inverse did not reach 1e-6 in 200 iterations for 3 of 512 rows; raise max_steps.")
+
+    monkeypatch.setattr("bijectory.apps.TableFlow.score_samples", fails)
+    refused(cli("score", run_folder, table), 5, "3 of 512 rows")
+
+
+def test_a_defect_is_called_one(cli, run_folder, table, monkeypatch):
+    monkeypatch.setattr("bijectory.apps.TableFlow.score_samples", lambda *_, **__: 1 / 0)
+    refused(cli("score", run_folder, table), 1, "unexpected ZeroDivisionError", "--debug")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "text", ""])
+def test_rows_that_are_no_numbers(cli, run_folder, tmp_path, value):
+    (tmp_path / "rows.csv").write_text(f"a,b,c\n1,2,0.5\n1,{value},0.5\n3,4,0.1\n")
+    refused(cli("score", run_folder, tmp_path / "rows.csv"), 3, "'b'")

@@ -18,7 +18,7 @@ from bijectory.apps.kind import SCHEMA
 from bijectory.apps.solvers import SolverCheck, settle_solver
 from bijectory.apps.table_flow import TableFlow
 from bijectory.densities import Audit, Encode, Flow
-from bijectory.errors import ConfigError, DataError, check
+from bijectory.errors import CheckpointError, ConfigError, DataError, check
 from bijectory.io.fs import atomic_write
 from bijectory.objectives import REGRESSIONS, Batch, nll
 from bijectory.objectives.batch import Objective
@@ -267,11 +267,18 @@ def fit_table(
 
 
 def load_rows(folder: str | Path) -> dict[str, pd.DataFrame]:
-    """The rows that a run folder keeps (at most 20,000 of each part): "train", "validation", "test"."""
+    """The rows that a run folder keeps (at most 20,000 of each part): "train", "validation", "test".
+
+    Raises:
+        DataError, CheckpointError: If the folder keeps none, or the file is damaged.
+    """
     path = Path(folder) / SPLITS
     check(path.exists(), DataError, f"{folder} has no {SPLITS}; fit again with out={str(folder)!r}.")
     names = Schema.load(Path(folder) / SCHEMA).names
-    return {part: pd.DataFrame(rows, columns=names) for part, rows in load_file(path).items()}
+    try:
+        return {part: pd.DataFrame(rows, columns=names) for part, rows in load_file(path).items()}
+    except Exception as error:  # safetensors has its own family of errors
+        raise CheckpointError(f"{path} is damaged ({error}); fit again, or restore the file.") from None
 
 
 def _read(

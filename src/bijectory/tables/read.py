@@ -10,6 +10,9 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
+
+
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +94,29 @@ def damaged_parquet(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0][:120]}).")
 
 
-def _read_numpy(path: Path) -> pd.DataFrame:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy file, one called "array" of a ``.npy``; no pickle is ever opened.
+
+    Raises:
+        DataError: If the file is no such file, or holds anything but plain arrays.
+    """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(
             f"{path} is not a readable NumPy file ({str(error)[:120]}); save a plain numeric array."
         ) from None
+    foreign = [
+        name for name, array in arrays.items() if not isinstance(array, np.ndarray)
+    ]  # NumPy hands over the bytes
+    check(not foreign, DataError, f"{path} is not a readable NumPy file: {foreign[:1]} is no array; save plain arrays.")
+    return arrays
+
+
+def _read_numpy(path: Path) -> pd.DataFrame:
+    arrays = read_arrays(path)
     if len(arrays) > 1 and len({a.shape for a in arrays.values()}) == 1 and all(a.ndim == 1 for a in arrays.values()):
         return pd.DataFrame(arrays)
     shapes = ", ".join(f"{k}: {a.shape}" for k, a in arrays.items())

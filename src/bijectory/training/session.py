@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bijectory.errors import CheckpointError, ConfigError, check
 from bijectory.training.checkpoint import Checkpoints
@@ -63,13 +64,26 @@ class Session:
                 _refuse_unfinished(self.store)
             self.store.clear()
         else:
-            scalars, tensors = saved
+            self._continue(run, *saved)
+        self.metrics = Metrics(self.store.folder.parent / "metrics.jsonl", run.step)
+        return saved is not None
+
+    def _continue(self, run: Run, scalars: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        folder = self.config.out
+        try:
             check_same(scalars["identity"], self.identity)
             unpack(run, scalars, tensors)
             self._probe = scalars["probe"]
             _compare_environment(scalars["environment"])
-        self.metrics = Metrics(self.store.folder.parent / "metrics.jsonl", run.step)
-        return saved is not None
+        except CheckpointError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"cannot resume: the checkpoint in {folder} is whole but not one of a training run "
+                f"({type(error).__name__}: {error}); start again without resume."
+            ) from None
+        if not finite(run):
+            raise CheckpointError(f"cannot resume: the checkpoint in {folder} holds NaN; start again without resume.")
 
     def check_probe(self, probe: float) -> None:
         """Refuse to go on if the saved weights give another loss than when they were saved.

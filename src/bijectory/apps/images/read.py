@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bijectory.errors import DataError, check
+from bijectory.tables.read import read_arrays
 
 PICTURES = (".png", ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")
@@ -115,12 +116,7 @@ def _read_file(path: Path) -> Images:
 
 
 def _read_numpy(path: Path) -> Images:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a readable NumPy file ({str(error)[:120]}); save plain arrays.") from None
+    arrays = read_arrays(path)
     pictures = {k: a for k, a in arrays.items() if a.ndim in (3, 4) and a.dtype.kind in "uifb"}
     named = [k for k in IMAGES if k in pictures] or list(pictures)
     shapes = ", ".join(f"{k}: {a.shape}" for k, a in arrays.items())
