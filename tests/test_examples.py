@@ -67,3 +67,12 @@ def test_a_continuous_flow_is_matched_polished_and_distilled(capsys, monkeypatch
     assert 0 <= found["divergence"] < 0.1
     assert found["speedup"] > 1.5
     assert "evaluations a row" in capsys.readouterr().out
+
+
+def test_wines_go_through_the_latent_space(capsys, monkeypatch):
+    found = load("latent_tools", monkeypatch).main(epochs=15)
+    assert found["round_trip"] < 1e-6
+    assert found["latent_kept"] < 1e-6
+    assert found["alcohol"] > 0.3
+    assert found["ess"] > 500
+    assert "had it been pale" in capsys.readouterr().out

@@ -29,8 +29,8 @@ class Correlated(bj.Transform):
 
 
 def test_chains_take_over_where_weights_fail():
-    layer = Correlated(20)
-    flow = bj.Flow(layer, bj.StandardNormal(20)).double()
+    layer = Correlated(28)
+    flow = bj.Flow(layer, bj.StandardNormal(28)).double()
     known = np.array([1.0, -0.5])
     weak = conditional(flow, {"x0": 1.0, "x1": -0.5}, 1000, method="importance", min_ess=1)
     found = conditional(flow, {"x0": 1.0, "x1": -0.5}, 1000)

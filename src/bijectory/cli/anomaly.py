@@ -40,8 +40,9 @@ def anomaly(
     from bijectory.apps import Detector, run_kind
     from bijectory.tables import read_table
 
-    tables = all(run_kind(folder) == "table" for folder in (run, background) if folder is not None)
-    check(tables, ConfigError, "the run of images is judged in Python: bijectory.Detector.")
+    kinds = {run_kind(folder) for folder in (run, background) if folder is not None}
+    check("posterior" not in kinds, ConfigError, "a posterior has no rows to judge; anomaly is for runs of tables.")
+    check("image" not in kinds, ConfigError, "the run of images is judged in Python: bijectory.Detector.")
     rows = None if held_out is None else read_table(held_out)
     detector = Detector(run, rows, method=method, background=background)  # type: ignore[arg-type]  # checked there
     frame = read_table(data)

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from bijectory.cli import options
-from bijectory.cli.output import say, write_frame
+from bijectory.cli.output import rows, say, write_frame
 from bijectory.cli.words import Quiet, Run, Words
 from bijectory.errors import ConfigError, check
 
@@ -55,4 +55,4 @@ def sample(
     table = read_table(given_from) if given_from else {k: [v] for k, v in conditions.items()} or None
     frame = model.sample(1000 if n is None else n, given=table, seed=seed)
     write_frame(frame, out)
-    say(f"{len(frame)} rows drawn{f', written to {out}' if out else ''}", quiet=quiet)
+    say(f"{rows(len(frame))} drawn{f', written to {out}' if out else ''}", quiet=quiet)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from bijectory.cli.output import say, write_frame, write_json
+from bijectory.cli.output import rows, say, write_frame, write_json
 from bijectory.cli.words import Json, Quiet, Run
 from bijectory.errors import ConfigError, check
 
@@ -44,4 +44,4 @@ def score(
         bits = -mean / max(len(model.schema.targets), 1) / 0.6931471805599453
         summary = {"rows": len(frame), "mean_log_prob": mean, "bits_per_dimension": bits, "lowest_row": worst}
         write_json(summary)
-    say(f"{len(frame)} rows, mean log-likelihood {mean:.4f} nats", quiet=quiet or json)
+    say(f"{rows(len(frame))}, mean log-likelihood {mean:.4f} nats", quiet=quiet or json)

@@ -74,6 +74,10 @@ def measure(column: Column, x: np.ndarray, weight: np.ndarray | None = None, *, 
         rows = torch.from_numpy(column.inside(x)[:, None])
         loc, scale = _moments(Chain(*unconstrain([column])).double()(rows)[0][:, 0].numpy(), weight)
     resolution = np.spacing(np.abs(x).max())
+    large = (
+        f"column {column.name!r} holds {np.abs(x).max():.3g}, too large to square in float64; divide it by a constant."
+    )
+    check(bool(np.isfinite(scale)), DataError, large)
     check(
         np.isfinite(scale) and (column.kind != "numeric" or scale > 2 * resolution),
         DataError,
@@ -96,7 +100,8 @@ def noise_rows(columns: Sequence[Column], rows: int, seed: int) -> np.ndarray:
 def _moments(x: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
     anchor = x[0]  # differences are exact where the squares of large values are not
     mean = float(np.average(x - anchor, weights=weight))
-    variance = float(np.average((x - anchor - mean) ** 2, weights=weight))
+    with np.errstate(over="ignore"):
+        variance = float(np.average((x - anchor - mean) ** 2, weights=weight))
     return float(anchor + mean), float(np.sqrt(variance))
 
 
