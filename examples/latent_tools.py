@@ -1,9 +1,9 @@
 """Through the latent space of a table and back: wines of three growers.
 
-The wine table of scikit-learn (UCI, Aeberhard, Forina 1991): 178 wines, of which alcohol, malic acid, flavonoids and colour are
-taken. One flow is fitted to them, and one given the colour. Then: every wine is encoded and decoded, two wines are
-interpolated, the direction from light to strong wines is found and a wine moved along it, colourless wines are asked for their
-flavonoids, and a wine is imagined with another colour.
+The wine table of scikit-learn (UCI, Aeberhard, Forina 1991): 178 wines, of which alcohol, malic acid, flavonoids and
+colour are taken. One flow is fitted to them, and one given the colour. Then: every wine is encoded and decoded, two wines
+are interpolated, the direction from light to strong wines is found and wines moved along it, pale and dark wines are asked
+for their flavonoids, and a wine is imagined with another colour.
 
     python examples/latent_tools.py        # about a minute
 """

@@ -239,7 +239,7 @@ class TableFlow:
         return next((t.device for t in [*self.flow.parameters(), *self.flow.buffers()]), torch.device("cpu"))
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device())
+        return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(self._device())
 
     def _context(self, c: np.ndarray | None) -> Tensor | None:
         return None if c is None else self._tensor(c)

@@ -147,7 +147,8 @@ def compare_tables(
     for names, here, there in ((odd[0], "first", "second"), (odd[1], "second", "first")):
         what = "columns" if len(names) > 1 else "column"
         verb, it = ("are", "them") if len(names) > 1 else ("is", "it")
-        text = f"{what} {listing(names)} {verb} in the {here} table and not in the {there}; rename {it}, or leave {it} out (--drop)."
+        place = f"in the {here} table and not in the {there}"
+        text = f"{what} {listing(names)} {verb} {place}; rename {it}, or leave {it} out (--drop)."
         check(not names, DataError, text)
     b, names = b[list(a.columns)], list(a.columns)
     x, y = to_matrix(a, names), to_matrix(b, names)
