@@ -105,3 +105,12 @@ def test_a_flow_prior_gives_the_evidence(capsys, monkeypatch):
     evidence, error, exact = load("flow_prior", monkeypatch).main()
     assert abs(evidence - exact) < 3 * error + 0.1  # a tenth of a nat for the fit of the prior
     assert "slope" in capsys.readouterr().out
+
+
+def test_wines_go_through_the_latent_space(capsys, monkeypatch):
+    found = load("latent_tools", monkeypatch).main(epochs=15)
+    assert found["round_trip"] < 1e-6
+    assert found["latent_kept"] < 1e-6
+    assert found["alcohol"] > 0.3
+    assert found["ess"] > 500
+    assert "had it been pale" in capsys.readouterr().out

@@ -29,14 +29,15 @@ class Correlated(bj.Transform):
 
 
 def test_chains_take_over_where_weights_fail():
-    layer = Correlated(20)
-    flow = bj.Flow(layer, bj.StandardNormal(20)).double()
+    layer = Correlated(28)
+    flow = bj.Flow(layer, bj.StandardNormal(28)).double()
     known = np.array([1.0, -0.5])
-    weak = conditional(flow, {"x0": 1.0, "x1": -0.5}, 1000, method="importance", min_ess=1)
+    with pytest.raises(LowESSError, match="independent ones"):
+        conditional(flow, {"x0": 1.0, "x1": -0.5}, 1000, method="importance")
     found = conditional(flow, {"x0": 1.0, "x1": -0.5}, 1000)
     assert (found.method, found.reliable) == ("chains", True)
     assert found.rhat <= 1.01
-    assert found.ess >= 1000 > weak.ess
+    assert found.ess >= 1000
     a, b, c = layer.cov[:2, :2], layer.cov[2:, :2], layer.cov[2:, 2:]
     mean, cov = b @ np.linalg.solve(a, known), c - b @ np.linalg.solve(a, b.T)
     rest = found.rows.to_numpy()[:, 2:]
@@ -51,7 +52,7 @@ def test_chains_take_over_where_weights_fail():
 def test_errors_of_bridge_sampling_are_honest():
     exact = stats.norm.logpdf(3.0, MEAN[0], COV[0, 0] ** 0.5)
     scores = []
-    for seed in range(3):
+    for seed in range(2):
         found = conditional(gaussian(), {"a": 3.0}, 200, method="chains", seed=seed)
         scores.append((found.log_density - exact) / found.error)
         assert found.error < 0.02
@@ -62,6 +63,7 @@ def test_errors_of_bridge_sampling_are_honest():
     assert (np.abs(rest.mean(0) - mean) < 4 * np.sqrt(np.diag(cov) / 200)).all()
 
 
+@pytest.mark.slow  # ten seconds of one core
 def test_chains_cross_between_modes():
     modes = bj.GaussianMixture(2, components=3).double()
     with torch.no_grad():

@@ -199,7 +199,8 @@ def _compare(
 def _table(source: TableFlow | str | Path) -> TableFlow:
     if isinstance(source, TableFlow):
         return source
-    check(run_kind(source) == "table", ConfigError, f"{source} is the run of images; compare is for tables.")
+    kind = {"image": "the run of images", "posterior": "a posterior"}.get(run_kind(source))
+    check(kind is None, ConfigError, f"{source} is {kind}; compare is for runs of tables.")
     return TableFlow.load(source)
 
 

@@ -63,7 +63,7 @@ class Distillation:
     def __str__(self) -> str:
         return (
             f"KL(teacher || student) = {self.divergence:.4f} ± {self.standard_error:.4f} nats; "
-            f"draws {self.sampling_speedup:.1f} x, scores {self.density_speedup:.1f} x as fast as the teacher"
+            f"draws {self.sampling_speedup:.2g} x, scores {self.density_speedup:.2g} x as fast as the teacher"
         )
 
 

@@ -267,8 +267,16 @@ class TableFlow:
         Raises:
             CheckpointError: If a file is missing, altered, or does not belong to the others.
         """
+        for record, what in (("ratio.json", "a comparison of two tables"), ("study.json", "a run of `bijectory sbi`")):
+            foreign = (Path(folder) / record).exists() and not (Path(folder) / SCHEMA).exists()
+            check(
+                not foreign,
+                CheckpointError,
+                f"{folder} holds {what}, not the density of a table; open its report.html.",
+            )
         flow, kind = load(folder), run_kind(folder)
-        check(kind != "image", CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
+        image = f"{folder} is the run of images, not of a table; `bijectory sample`, `score` and `show` know images."
+        check(kind != "image", CheckpointError, f"{image} In Python use ImageFlow.load.")
         posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or Posterior.load."
         check(kind != "posterior", CheckpointError, posterior)
         vae = f"{folder} holds an autoencoder, not a flow; use `bijectory score` and `sample`, or VaeModel.load."
@@ -288,7 +296,8 @@ class TableFlow:
             known = {c.name for c in self.schema.columns if c.role == "given"}
             check(given is None or bool(known), ContextError, "this density has no given columns; leave given out.")
             return None
-        check(given is not None, ContextError, f"this density is conditional: pass given with {', '.join(names)}.")
+        wanted = f"{', '.join(names)} (--given {names[0]}=VALUE)"
+        check(given is not None, ContextError, f"this density is conditional: pass given with {wanted}.")
         return self.schema.encode_given(given)
 
     def _frame(self, x: np.ndarray, names: list[str], given: pd.DataFrame | None) -> pd.DataFrame:
@@ -310,7 +319,7 @@ class TableFlow:
         return next((t.device for t in [*self.flow.parameters(), *self.flow.buffers()]), torch.device("cpu"))
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device())
+        return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(self._device())
 
     def _context(self, c: np.ndarray | None) -> Tensor | None:
         return None if c is None else self._tensor(c)

@@ -31,7 +31,8 @@ def distill(
     from bijectory.apps import TableFlow, distill_table, run_kind, table_config
 
     config = table_config(draws, epochs=epochs, time_budget=budget, seed=seed, progress=not quiet)
-    check(run_kind(run) == "table", ConfigError, f"{run} is the run of images; distill is for tables.")
+    kind = {"image": "the run of images", "posterior": "a posterior"}.get(run_kind(run))
+    check(kind is None, ConfigError, f"{run} is {kind}; distill is for runs of tables.")
     check(out.resolve() != run.resolve(), ConfigError, f"--out {out} is the teacher itself; choose another folder.")
     TableFlow.load(run)  # a teacher that cannot be read removes nothing
     options.remove_run(out)

@@ -1,5 +1,6 @@
 """Words of the command line as values; what cannot be read is refused with an example of what can."""
 
+import csv
 import json
 import re
 import tomllib
@@ -20,8 +21,20 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def names(words: Iterable[str] | None) -> list[str]:
-    """``["a,b", "c"] -> ["a", "b", "c"]``."""
-    return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
+    """``["a,b", "c", '"d, e"'] -> ["a", "b", "c", "d, e"]``: a name with a comma goes in quotes."""
+    cells = (cell for word in words or () for row in csv.reader([word], skipinitialspace=True) for cell in row)
+    return [cell.strip() for cell in cells if cell.strip()]
+
+
+def assignments(words: Iterable[str] | None) -> list[str]:
+    """``["a=1,b, c=2"] -> ["a=1", "b, c=2"]``: what holds no ``=`` belongs to the name after it."""
+    found: list[str] = []
+    for word in words or ():
+        open_ = False
+        for part in word.split(","):
+            found[-1:] = [f"{found[-1]},{part}"] if open_ else [*found[-1:], part]
+            open_ = "=" not in part
+    return [part.strip() for part in found if part.strip(" ,")]
 
 
 def pair(word: str, option: str, example: str) -> tuple[str, str]:

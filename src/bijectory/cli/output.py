@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bijectory.errors import ConfigError, check
+
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FOREIGN = {".xlsx", ".xls", ".ods", ".json", ".npy", ".npz", ".png"}
 
 
 def say(text: str, *, quiet: bool = False) -> None:
@@ -15,8 +20,19 @@ def say(text: str, *, quiet: bool = False) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def rows(n: int) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{n} row{'' if n == 1 else 's'}"
+
+
 def write_frame(frame: "pd.DataFrame", out: Path | None) -> None:
     """A table as CSV to stdout, or to a file whose suffix chooses between CSV and Parquet."""
+    if out is not None and str(out) != "-":
+        check(not out.is_dir(), ConfigError, f"--out {out} is a folder; name a file in it, {out / 'rows.csv'}.")
+        there = f"--out {out}: there is no folder {out.parent}; make it first, or name another file."
+        check(out.parent.is_dir(), ConfigError, there)
+        ours = out.suffix.lower() not in FOREIGN
+        check(ours, ConfigError, f"--out {out}: rows are written as CSV or Parquet; name the file .csv or .parquet.")
     if out is None or str(out) == "-":
         frame.to_csv(sys.stdout, index=False)
     elif out.suffix in {".parquet", ".pq"}:

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from bijectory.cli import options
-from bijectory.cli.output import say, write_frame
+from bijectory.cli.output import rows, say, write_frame
 from bijectory.cli.words import Quiet, Run
 from bijectory.errors import ConfigError, check
 
@@ -49,4 +49,4 @@ def predict(
         frame = frame.assign(**columns)
     write_frame(frame, out)
     how = "exact" if known.exact else f"from {draws} draws a row"
-    say(f"{len(frame)} rows, {', '.join(known.outputs)}: {how}", quiet=quiet)
+    say(f"{rows(len(frame))}, {', '.join(known.outputs)}: {how}", quiet=quiet)

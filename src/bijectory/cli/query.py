@@ -27,7 +27,7 @@ def query(
 ) -> None:
     """Draw rows from p(other columns | known columns), by importance sampling or Markov chains, whichever holds."""
     known: dict[str, float] = {}
-    for name, text in (options.pair(word, "--where", "COLUMN=VALUE") for word in options.names(where)):
+    for name, text in (options.pair(word, "--where", "COLUMN=VALUE") for word in options.assignments(where)):
         check(name not in known, ConfigError, f"--where names {name!r} twice; give each column one value.")
         known[name] = options.number(text, "--where", "COLUMN=VALUE")
     check(bool(known), ConfigError, "--where is empty; write it as --where COLUMN=VALUE.")

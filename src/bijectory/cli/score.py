@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from bijectory.cli.output import say, write_json
+from bijectory.cli.output import rows, say, write_json
 from bijectory.cli.words import Json, Quiet, Run
 from bijectory.errors import ConfigError, check
 
@@ -44,4 +44,4 @@ def score(
     found = score_file(TableFlow.load(run), data, out, write=out is not None or not json, nonfinite=nonfinite)  # type: ignore[arg-type]  # checked there
     if json:
         write_json(dataclasses.asdict(found))
-    say(f"{found.rows} rows, mean log-likelihood {found.mean_log_prob:.4f} nats", quiet=quiet or json)
+    say(f"{rows(found.rows)}, mean log-likelihood {found.mean_log_prob:.4f} nats", quiet=quiet or json)

@@ -76,6 +76,8 @@ def read(folder: Path) -> tuple[Config, str]:
         what = "is missing" if folder.is_dir() else "cannot be read: there is no such folder"
         raise CheckpointError(f"{path} {what}; pass the folder that bijectory.save or a fit wrote.") from None
     except OSError as error:
+        if folder.is_file():
+            raise CheckpointError(f"{folder} is a file, and a run folder is wanted here; mind the order.") from None
         raise CheckpointError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
     try:
         return _parse(data)

@@ -75,7 +75,8 @@ def check_columns(frame: pd.DataFrame, names: Iterable[str], purpose: str = "") 
         near = difflib.get_close_matches(missing[0], list(frame.columns), n=2, cutoff=0.6)
         hint = f"did you mean {listing(near)}?" if near else f"the table has {listing(frame.columns)}."
         plural = "s" if len(missing) > 1 else ""
-        raise DataError(f"there is no column{plural} {listing(missing)}{purpose and f' ({purpose})'}; {hint}")
+        verb = "are" if plural else "is"
+        raise DataError(f"there {verb} no column{plural} {listing(missing)}{purpose and f' ({purpose})'}; {hint}")
 
 
 def generated_names(count: int) -> list[str]:

@@ -199,7 +199,9 @@ class Schema(BaseModel):
         names = [c.name for c in columns]
         values = to_matrix(self.frame(data), names)
         if nonfinite == "raise":
-            check_finite(values, names, "Pass nonfinite='propagate' to get NaN for these rows.", first=first)
+            check_finite(
+                values, names, "Pass nonfinite='propagate' (--nonfinite propagate) to get NaN there.", first=first
+            )
             check_domain(values, columns, first=first)
         unknown = np.isnan(values).any(axis=1)
         n, known = len(self.targets), np.zeros(len(values))

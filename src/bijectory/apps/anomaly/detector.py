@@ -143,7 +143,7 @@ class Detector:
             nonfinite == "propagate" or not len(unknown),
             NonFiniteError,
             f"{len(unknown)} of {len(log_prob)} rows have missing values (first: row {unknown[:1].sum()}); fill or drop "
-            "them, or pass nonfinite='propagate' to get NaN.",
+            "them, or pass nonfinite='propagate' (--nonfinite propagate) to get NaN.",
         )
         with np.errstate(invalid="ignore"):
             score = self._score(data, log_prob)

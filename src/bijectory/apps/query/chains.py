@@ -18,6 +18,7 @@ CHAINS, WARMUPS, WARMUP, BLOCK, BLOCKS = 32, 3, 60, 100, 8
 MOST = CHAINS * BLOCK * BLOCKS  # draws
 COMPONENTS = 4  # of the bridge's normal mixture at most
 ITERATIONS = 200
+HOPELESS = 2.0  # R-hat after a block from which more draws do not help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def walk(joint: Joint, start: Weighted, wanted: float) -> Walk:
             draws = np.stack(kept, 1)
             worth = float(np.nanmin([ess(draws), ess(draws, "tail")]))
             mixed = float(np.nanmax(rhat(draws)))
-            if worth >= wanted and mixed <= 1.01:
+            if (worth >= wanted and mixed <= 1.01) or mixed > HOPELESS:
                 break
     return Walk(draws, mixed, worth, *_bridge(joint, draws, rng))
 

@@ -16,6 +16,7 @@ from bijectory.tables import to_frame, to_matrix
 from bijectory.tables.frame import check_columns
 from bijectory.tables.schema import check_finite
 
+LARGE = 1e100
 Method = Literal["classifier", "telescoping"]
 
 
@@ -225,4 +226,17 @@ def _features(data: Any, names: list[str], flow: TableFlow | None) -> NDArray[np
     check_columns(frame, names)
     values = to_matrix(frame, names)
     check_finite(values, names, "Fill or drop these rows.")
+    check_size(values, names)
     return values
+
+
+def check_size(values: NDArray[np.float64], names: list[str]) -> None:
+    """Refuse values whose squares float64 does not hold."""
+    largest = np.abs(values).max(axis=0, initial=0.0)
+    k = int(largest.argmax()) if len(largest) else 0
+    ok = not len(largest) or bool(largest[k] < LARGE)
+    check(
+        ok,
+        DataError,
+        "" if ok else f"column {names[k]!r} holds {largest[k]:.3g}, too large to square; divide it by a constant.",
+    )

@@ -13,7 +13,7 @@ from scipy import stats
 from bijectory.apps.importance import ImportanceWeights, psis
 from bijectory.apps.ratio.checks import RatioCheck, check_log_ratios
 from bijectory.apps.ratio.classifiers import Classifier, check_classifier, split_folds
-from bijectory.apps.ratio.estimators import LogRatio, fit_ratio
+from bijectory.apps.ratio.estimators import LogRatio, check_size, fit_ratio
 from bijectory.apps.ratio.two_sample import FEWEST, TwoSampleTest, two_sample_test
 from bijectory.errors import DataError, check
 from bijectory.tables import to_frame, to_matrix
@@ -145,12 +145,16 @@ def compare_tables(
     a, b = (frame.drop(columns=[name for name in drop if name in frame.columns]) for frame in (a, b))
     odd = [name for name in a.columns if name not in b.columns], [name for name in b.columns if name not in a.columns]
     for names, here, there in ((odd[0], "first", "second"), (odd[1], "second", "first")):
-        text = f"column {listing(names)} is in the {here} table and not in the {there}; rename it, or leave it out (--drop)."
+        what = "columns" if len(names) > 1 else "column"
+        verb, it = ("are", "them") if len(names) > 1 else ("is", "it")
+        place = f"in the {here} table and not in the {there}"
+        text = f"{what} {listing(names)} {verb} {place}; rename {it}, or leave {it} out (--drop)."
         check(not names, DataError, text)
     b, names = b[list(a.columns)], list(a.columns)
     x, y = to_matrix(a, names), to_matrix(b, names)
     for values in (x, y):
         check_finite(values, names, "Fill or drop these rows.")
+        check_size(values, names)
     few = f"the tables have {len(x)} and {len(y)} rows; a comparison needs at least {FEWEST} of each."
     check(min(len(x), len(y)) >= FEWEST, DataError, few)
     varies = np.ptp(np.concatenate([x, y]), axis=0) > 0
