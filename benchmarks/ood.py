@@ -24,7 +24,7 @@ from scipy import ndimage
 from sklearn.svm import OneClassSVM
 
 import bijectory as bj
-from bijectory.apps import image_config
+from bijectory.apps import image_config, load_images
 from bijectory.apps.anomaly import (
     StateDensity,
     auroc,
@@ -37,7 +37,7 @@ from bijectory.apps.anomaly import (
 
 GLOW = {"steps": 6, "hidden": 48}
 SHARE = 0.2
-DEFAULT = "default detector"
+DEFAULT = "... with code length, together (default)"
 
 
 def load(folder: Path, part: str) -> np.ndarray:
@@ -90,9 +90,9 @@ class Scores:
         states = self.states(reference)
         self.entropy = -states[:, 0].mean()
         self.densities = {
-            "density of states, each statistic by itself": (StateDensity(states[:, :3], rotate=False), 3),
-            "density of states, uncorrelated axes": (StateDensity(states[:, :3]), 3),
-            "... with code length, by itself": (StateDensity(states, rotate=False), 4),
+            "density of states, one by one": (StateDensity(states[:, :3], joint=False), 3),
+            "density of states, together": (StateDensity(states[:, :3]), 3),
+            "... with code length, one by one": (StateDensity(states, joint=False), 4),
             DEFAULT: (StateDensity(states), 4),
         }
         self.centre, self.spread = states.mean(0), states.std(0)
@@ -170,7 +170,7 @@ def main() -> None:
         if not args.no_background:
             changed = perturb_pixels(images, share=SHARE)
             background = trained(changed, args.out / f"{own}-background", max(1, args.epochs // 2))
-        kept = bj.load_images(args.out / own)
+        kept = load_images(args.out / own)
         parts = {name: x for name, (x, _) in kept.items()}
         scores = Scores(model, background, parts["validation"][: args.test_images])
         foreign = folders[other]

@@ -431,8 +431,8 @@ def test_states_that_are_ordinary_one_by_one_and_strange_together():
     a = rng.normal(size=(2000, 1))
     states = np.hstack([a, a + 0.1 * rng.normal(size=(2000, 1))])
     strange = np.array([[1.5, -1.5]])
-    for rotate, found in ((True, True), (False, False)):
-        density = StateDensity(states, rotate=rotate)
+    for joint, found in ((True, True), (False, False)):
+        density = StateDensity(states, joint=joint)
         assert (density.nats(strange)[0] > np.quantile(density.nats(states), 0.999)) == found
     density = StateDensity(rng.normal(size=(5000, 1)))
     x = np.linspace(-2, 2, 9)[:, None]

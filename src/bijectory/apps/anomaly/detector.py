@@ -47,8 +47,8 @@ class Detector:
     "likelihood-ratio"    :math:`\log p_0(x) - \log p(x)`, with a background flow :math:`p_0` (arXiv:1906.02845, eq. 4)
     "radius"              :math:`\lVert z(x) \rVert`
     "score-norm"          :math:`\lVert \nabla \log p(x) \rVert`, each column in units of its standard deviation
-    "density-of-states"   :math:`-\sum_k \log q_k(T_k(x))`, kernel densities of log p, radius, log score norm and, of
-                          images, length of the code, along uncorrelated axes (arXiv:2006.09273, eq. 2)
+    "density-of-states"   :math:`-\log q(T(x))`, kernel density of log p, radius, log score norm and, of images, length of
+                          the code, all together (after arXiv:2006.09273, eq. 2, where each has a density by itself)
     "input-complexity"    :math:`-\log p(x) - L(x)` of an image, with the length L of its code (arXiv:1909.11480, eq. 3)
     ===================== ==============================================================================================
 
