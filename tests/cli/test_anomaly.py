@@ -221,7 +221,7 @@ def test_images_are_flagged_with_the_patches_to_blame(cli, pictures, tmp_path):
     assert "patches to blame" in page
     assert 'id="patches"' in page
     summary = json.loads(cli("anomaly", pictures / "run", pictures / "new.npz", "--fpr", "0.05", "--json").out)
-    assert summary["method"] == "density-of-states"
+    assert summary["method"] == "combined"
     assert {0, 1} <= set(summary["flagged_rows"])
 
 

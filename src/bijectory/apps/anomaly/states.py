@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KernelDensity
 
+from bijectory.apps.anomaly.calibration import conformal_p_values
 from bijectory.errors import DataError, check
 
 FLAT = 1e-9  # an axis with a smaller share of the variance is a linear dependence and says nothing
@@ -69,3 +70,36 @@ class StateDensity:
 
     def _place(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
         return ((states - self._centre) / self._scale) @ self._axes
+
+
+class Surprise:
+    r"""How rare a score is, :math:`-\log P(S \ge s)`, from ordinary scores; nats, without a largest value.
+
+    Counts say it up to the largest tenth of the scores; from there on the tail is exponential with the mean excess of that
+    tenth, so that of two scores beyond all known ones the larger one is rarer.
+
+    Args:
+        scores: ``(n,)`` finite scores of ordinary rows.
+
+    Raises:
+        DataError: If they are not finite.
+
+    Example:
+        >>> surprise = Surprise(np.random.default_rng(0).exponential(size=5000))
+        >>> surprise.nats(np.array([1.0, 4.0, 20.0])).round(0)
+        array([ 1.,  4., 20.])
+    """
+
+    def __init__(self, scores: NDArray[np.float64]) -> None:
+        check(bool(np.isfinite(scores).all()), DataError, "scores of reference rows are not finite.")
+        self._known = np.sort(scores)
+        self._start = float(self._known[-max(1, len(scores) // 10)])
+        above = self._known[self._known >= self._start]
+        self._share = (1 + len(above)) / (1 + len(scores))
+        self._excess = max(float(above.mean()) - self._start, 1e-12 * max(1.0, abs(self._start)))
+
+    def nats(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Minus the log-probability of each score or a larger one, ``(n,)``; NaN stays NaN."""
+        p = conformal_p_values(self._known, scores)
+        beyond = -np.log(self._share) + (scores - self._start) / self._excess
+        return np.where(scores > self._start, beyond, -np.log(p))
