@@ -14,6 +14,7 @@ from bijectory.apps.anomaly.patches import PatchExplanation, explain_images
 from bijectory.apps.anomaly.states import StateDensity, Surprise
 from bijectory.apps.anomaly.statistics import code_length, latent_radius, log_likelihood, score_norm
 from bijectory.apps.images import ImageFlow, load_images
+from bijectory.apps.images.fit import thin
 from bijectory.apps.kind import run_kind
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import load_rows
@@ -34,6 +35,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 TABLES: Method = "log-likelihood"
 IMAGES: Method = "combined"
 FITTED = ("typicality", "score-norm", "density-of-states", "combined")  # these learn something from rows apart
+KEPT = 2000  # of the images that a run folder keeps in each part: scores of images take milliseconds each
 Control = Literal["level", "discoveries"]
 
 
@@ -60,7 +62,8 @@ class Detector:
 
     Args:
         source: A fitted density, or a run folder.
-        held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps.
+        held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps, of images at most
+            2,000.
         method: See above; None for "log-likelihood" of rows and "combined" of images.
         background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows`` and
             ``perturb_pixels``.
@@ -317,7 +320,7 @@ def _kept(source: Any) -> tuple[Any, Any]:
     check(folder, DataError, "pass held_out: rows that the flow was not fitted to (a run folder keeps its own).")
     if run_kind(source) == "image":
         images = load_images(source)
-        parts = {name: kept for name, (kept, _) in images.items()}
+        parts = {name: kept[thin(np.arange(len(kept)), KEPT)] for name, (kept, _) in images.items()}
     else:
         parts = load_rows(source)
     found = [parts[name] for name in ("test", "validation") if name in parts and len(parts[name]) > 1]
