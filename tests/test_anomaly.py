@@ -13,6 +13,7 @@ from bijectory.apps.anomaly import (
     METHODS,
     Detector,
     StateDensity,
+    Surprise,
     auroc,
     benjamini_hochberg,
     code_length,
@@ -420,9 +421,9 @@ def test_patches_at_the_edge_are_smaller_and_colours_have_patches_too():
         explain_images(lambda x: x, images, images, patch=0)
 
 
-def test_images_are_judged_by_the_density_of_states_and_rows_by_the_likelihood(model):
+def test_images_are_judged_by_two_scores_and_rows_by_the_likelihood(model):
     images = pixels_apart()
-    assert Detector(images, images.sample(100, seed=0)).method == "density-of-states"
+    assert Detector(images, images.sample(100, seed=0)).method == "combined"
     assert Detector(model, model.sample(100, seed=0)).method == "log-likelihood"
 
 
@@ -431,8 +432,8 @@ def test_states_that_are_ordinary_one_by_one_and_strange_together():
     a = rng.normal(size=(2000, 1))
     states = np.hstack([a, a + 0.1 * rng.normal(size=(2000, 1))])
     strange = np.array([[1.5, -1.5]])
-    for rotate, found in ((True, True), (False, False)):
-        density = StateDensity(states, rotate=rotate)
+    for joint, found in ((True, True), (False, False)):
+        density = StateDensity(states, joint=joint)
         assert (density.nats(strange)[0] > np.quantile(density.nats(states), 0.999)) == found
     density = StateDensity(rng.normal(size=(5000, 1)))
     x = np.linspace(-2, 2, 9)[:, None]
@@ -440,6 +441,28 @@ def test_states_that_are_ordinary_one_by_one_and_strange_together():
     assert np.isnan(density.nats(np.array([[np.inf]])))[0]
     with pytest.raises(DataError, match="finite"):
         StateDensity(np.array([[np.nan], [1.0]]))
+
+
+def test_surprise_is_minus_the_log_of_a_p_value_and_goes_on():
+    rng = np.random.default_rng(0)
+    surprise = Surprise(rng.exponential(size=20_000))
+    x = np.array([0.1, 1.0, 2.0, 3.0, 6.0, 12.0])
+    np.testing.assert_allclose(surprise.nats(x), x, rtol=0.1)
+    assert (np.diff(surprise.nats(np.linspace(-1, 50, 2000))) >= 0).all()
+    assert np.isnan(surprise.nats(np.array([np.nan])))[0]
+    assert surprise.nats(np.array([np.inf]))[0] == np.inf
+    with pytest.raises(DataError, match="finite"):
+        Surprise(np.array([np.inf, 1.0]))
+
+
+def test_combined_finds_what_either_score_finds(model):
+    rows, held_out = model.sample(300, seed=1), model.sample(2000, seed=0)
+    detector = Detector(model, held_out, method="combined")
+    assert detector.score(rows).mean() == pytest.approx(2.0, abs=0.4)  # of each surprise 1, where p-values are uniform
+    mode = pd.DataFrame(np.full((1, 4), 5.0), columns=NAMES)
+    assert detector.p_values(mode)[0] < 0.05 < Detector(model, held_out).p_values(mode)[0]
+    with pytest.raises(DataError, match="at least 4"):
+        Detector(model, held_out, reference=held_out[:3], method="combined")
 
 
 def test_perturbed_pixels_are_as_many_as_asked():

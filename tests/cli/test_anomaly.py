@@ -113,7 +113,9 @@ def test_labels_say_how_well_anomalies_are_found(cli, run_folder, labelled, held
     assert found["held_out_rows"] == 400
     assert found["caution"] is None  # 400 rows are just enough for one in a hundred
     assert "note: with 30 held-out rows the rate" in cli("anomaly", run_folder, labelled, "--fpr", "0.05").err
-    refused(cli("anomaly", run_folder, labelled, *words[:2], "--labels", "class"), 3, "--labels class", "a, b, c, odd, note")
+    refused(
+        cli("anomaly", run_folder, labelled, *words[:2], "--labels", "class"), 3, "--labels class", "a, b, c, odd, note"
+    )
     refused(cli("anomaly", run_folder, labelled, *words[:2], "--labels", "note"), 3, "write 1 for anomalies")
 
 
@@ -219,7 +221,7 @@ def test_images_are_flagged_with_the_patches_to_blame(cli, pictures, tmp_path):
     assert "patches to blame" in page
     assert 'id="patches"' in page
     summary = json.loads(cli("anomaly", pictures / "run", pictures / "new.npz", "--fpr", "0.05", "--json").out)
-    assert summary["method"] == "density-of-states"
+    assert summary["method"] == "combined"
     assert {0, 1} <= set(summary["flagged_rows"])
 
 

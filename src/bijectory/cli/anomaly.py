@@ -8,7 +8,9 @@ from typer import Argument, Option
 from bijectory.cli.words import Json, Quiet, Run
 from bijectory.errors import ConfigError, check
 
-METHODS = "log-likelihood, typicality, likelihood-ratio, radius, score-norm, density-of-states or input-complexity"
+METHODS = (
+    "log-likelihood, typicality, likelihood-ratio, radius, score-norm, density-of-states, input-complexity or combined"
+)
 
 
 def anomaly(
@@ -18,7 +20,7 @@ def anomaly(
     fpr: Annotated[float, Option(help="Share of false alarms that is allowed.")] = 0.01,
     method: Annotated[
         str | None,
-        Option(help=f"{METHODS}. By default log-likelihood for tables, density-of-states for images."),
+        Option(help=f"{METHODS}. By default log-likelihood for tables, combined for images."),
     ] = None,
     control: Annotated[
         str, Option(metavar="level|discoveries", help="False alarms among ordinary rows, or among flagged rows.")

@@ -31,7 +31,7 @@ from bijectory.apps.anomaly.contributions import Explanation, explain_rows
 from bijectory.apps.anomaly.detector import METHODS, Detector
 from bijectory.apps.anomaly.findings import Evaluation, Findings, read_labels
 from bijectory.apps.anomaly.patches import PatchExplanation, explain_images
-from bijectory.apps.anomaly.states import StateDensity
+from bijectory.apps.anomaly.states import StateDensity, Surprise
 from bijectory.apps.anomaly.statistics import code_length, latent_radius, log_likelihood, score_norm
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Findings",
     "PatchExplanation",
     "StateDensity",
+    "Surprise",
     "auroc",
     "benjamini_hochberg",
     "code_length",

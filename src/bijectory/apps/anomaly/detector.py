@@ -11,9 +11,10 @@ from bijectory.apps.anomaly.calibration import benjamini_hochberg, conformal_p_v
 from bijectory.apps.anomaly.contributions import Explanation, explain_rows
 from bijectory.apps.anomaly.findings import Findings
 from bijectory.apps.anomaly.patches import PatchExplanation, explain_images
-from bijectory.apps.anomaly.states import StateDensity
+from bijectory.apps.anomaly.states import StateDensity, Surprise
 from bijectory.apps.anomaly.statistics import code_length, latent_radius, log_likelihood, score_norm
 from bijectory.apps.images import ImageFlow, load_images
+from bijectory.apps.images.fit import thin
 from bijectory.apps.kind import run_kind
 from bijectory.apps.table_flow import TableFlow
 from bijectory.apps.tabular import load_rows
@@ -28,11 +29,13 @@ Method = Literal[
     "score-norm",
     "density-of-states",
     "input-complexity",
+    "combined",
 ]
 METHODS: tuple[str, ...] = get_args(Method)
 TABLES: Method = "log-likelihood"
-IMAGES: Method = "density-of-states"
-FITTED = ("typicality", "score-norm", "density-of-states")  # these learn something from rows apart
+IMAGES: Method = "combined"
+FITTED = ("typicality", "score-norm", "density-of-states", "combined")  # these learn something from rows apart
+KEPT = 2000  # of the images that a run folder keeps in each part: scores of images take milliseconds each
 Control = Literal["level", "discoveries"]
 
 
@@ -47,9 +50,11 @@ class Detector:
     "likelihood-ratio"    :math:`\log p_0(x) - \log p(x)`, with a background flow :math:`p_0` (arXiv:1906.02845, eq. 4)
     "radius"              :math:`\lVert z(x) \rVert`
     "score-norm"          :math:`\lVert \nabla \log p(x) \rVert`, each column in units of its standard deviation
-    "density-of-states"   :math:`-\sum_k \log q_k(T_k(x))`, kernel densities of log p, radius, log score norm and, of
-                          images, length of the code, along uncorrelated axes (arXiv:2006.09273, eq. 2)
+    "density-of-states"   :math:`-\log q(T(x))`, kernel density of log p, radius, log score norm and, of images, length of
+                          the code, all together (after arXiv:2006.09273, eq. 2, where each has a density by itself)
     "input-complexity"    :math:`-\log p(x) - L(x)` of an image, with the length L of its code (arXiv:1909.11480, eq. 3)
+    "combined"            :math:`-\log p_1 - \log p_2` (Fisher), with the p-values of the density of states and of the input
+                          complexity of images, or the log-likelihood of rows, among reference rows
     ===================== ==============================================================================================
 
     What a method has to learn (the entropy, scales, kernel densities) it learns from ``reference``; p-values come from
@@ -57,13 +62,14 @@ class Detector:
 
     Args:
         source: A fitted density, or a run folder.
-        held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps.
-        method: See above; None for "log-likelihood" of rows and "density-of-states" of images.
+        held_out: Rows that the flow was not fitted to; None takes the test part that a run folder keeps, of images at most
+            2,000.
+        method: See above; None for "log-likelihood" of rows and "combined" of images.
         background: For "likelihood-ratio", the background flow or its run folder, see ``perturb_rows`` and
             ``perturb_pixels``.
         reference: More rows that the flow was not fitted to, for methods that learn from them; None takes the validation
             part of a run folder, or a random half of ``held_out``.
-        seed: Seed of that half.
+        seed: Seed of such halves.
 
     Attributes:
         model: The density.
@@ -105,6 +111,7 @@ class Detector:
         self.model, self.method = model, method
         image = isinstance(model, ImageFlow)
         check(method != "input-complexity" or image, ConfigError, "method 'input-complexity' is for images only.")
+        self._seed = seed
         self.background = None if background is None else _model(background)
         self._same_columns()
         if held_out is None:
@@ -238,8 +245,17 @@ class Detector:
         if isinstance(self.model, TableFlow):
             names = [c.name for c in self.model.schema.targets]
             self._scale = to_matrix(self.reference, names).std(0)
-        if self.method == "density-of-states":
-            self._density = StateDensity(self._states(self.reference, log_prob))
+        if self.method in ("density-of-states", "combined"):
+            states = self._states(self.reference, log_prob)
+            # What is counted must not be what the kernels stand on.
+            counted = np.zeros(len(states), dtype=bool)
+            if self.method == "combined":
+                check(len(states) >= 4, DataError, "method 'combined' needs at least 4 reference rows; pass more.")
+                counted[np.random.default_rng(self._seed).permutation(len(states))[: len(states) // 2]] = True
+            self._density = StateDensity(states[~counted])
+            if self.method == "combined":
+                rare, simple = self._density.nats(states[counted]), self._directed(states)[counted]
+                self._surprises = Surprise(rare), Surprise(simple)
 
     def _score(self, data: Any, log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.method == "typicality":
@@ -252,6 +268,10 @@ class Detector:
             return score_norm(self.model, data, self._scale)
         if self.method == "density-of-states":
             return self._density.nats(self._states(data, log_prob))
+        if self.method == "combined":
+            states = self._states(data, log_prob)
+            rare, simple = self._surprises
+            return rare.nats(self._density.nats(states)) + simple.nats(self._directed(states))
         if self.method == "input-complexity":
             return -log_prob - self._code_length(data)
         return -log_prob
@@ -262,6 +282,10 @@ class Detector:
         if isinstance(self.model, ImageFlow):
             states.append(self._code_length(data))
         return np.stack(states, axis=1)
+
+    def _directed(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The score with a direction, from the statistics: input complexity, or of rows the log-likelihood."""
+        return -states[:, 0] - states[:, 3] if isinstance(self.model, ImageFlow) else -states[:, 0]
 
     def _code_length(self, data: Any) -> NDArray[np.float64]:
         model = self.model
@@ -296,7 +320,7 @@ def _kept(source: Any) -> tuple[Any, Any]:
     check(folder, DataError, "pass held_out: rows that the flow was not fitted to (a run folder keeps its own).")
     if run_kind(source) == "image":
         images = load_images(source)
-        parts = {name: kept for name, (kept, _) in images.items()}
+        parts = {name: kept[thin(np.arange(len(kept)), KEPT)] for name, (kept, _) in images.items()}
     else:
         parts = load_rows(source)
     found = [parts[name] for name in ("test", "validation") if name in parts and len(parts[name]) > 1]
