@@ -1,6 +1,7 @@
 """The example programs run and find what they say."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -67,3 +68,12 @@ def test_a_continuous_flow_is_matched_polished_and_distilled(capsys, monkeypatch
     assert 0 <= found["divergence"] < 0.1
     assert found["speedup"] > 1.5
     assert "evaluations a row" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # twenty seconds of one core
+def test_hare_and_lynx_have_a_ten_year_cycle(capsys, monkeypatch):
+    found, exact = load("sbi_hare_lynx", monkeypatch).main(simulations=1000, checks=200, epochs=20)
+    period = 2 * math.pi / (exact[0] * exact[2]).sqrt()
+    assert period.item() == pytest.approx(9.5, abs=1.0)
+    assert [c.name for c in found.before] == ["SBC", "expected coverage", "TARP"]
+    assert "predictive check" in capsys.readouterr().out
