@@ -3,8 +3,8 @@
     python examples/sbi_hare_lynx.py
 
 The data are the pelts, in thousands, that the Hudson's Bay Company bought in 1900 to 1920 (Elton and Nicholson 1942, Journal
-of Animal Ecology 11; the numbers of Howard 2009, as in Carpenter 2018, "Predator-prey population dynamics: the Lotka-Volterra
-model in Stan"). The model is Lotka and Volterra's with log-normal errors. It is used as a simulator only; because its
+of Animal Ecology 11; the numbers of Howard 2009, as in Carpenter 2018, "Predator-prey population dynamics: the
+Lotka-Volterra model in Stan"). The model is Lotka and Volterra's with log-normal errors. It is used as a simulator only; because its
 likelihood is known all the same, the posterior can be held against the truth in the end: by importance weights.
 """
 
@@ -73,7 +73,9 @@ def main(simulations: int = 5000, checks: int = 1000, epochs: int = 60) -> tuple
     weights = bj.apps.psis(PRIOR.log_prob(theta) + log_likelihood(theta) - found.posterior.log_prob(theta), warn=False)
     exact, _ = weights.expectation(theta)
     spread = weights.expectation((theta - exact).square())[0].sqrt()
-    print(f"{found.fit.simulations.failed} of {simulations} simulations failed; {found.facts['seconds in all']} s in all")
+    print(
+        f"{found.fit.simulations.failed} of {simulations} simulations failed; {found.facts['seconds in all']} s in all"
+    )
     print(f"{'':>12}  prior mean    posterior mean ± sd    with the likelihood")
     before = PRIOR.sample(4000, seed=0).mean(0)
     for k, name in enumerate(PRIOR.names):

@@ -12,7 +12,7 @@ from torch import Tensor
 from bijectory.apps.kind import SCHEMA, run_kind
 from bijectory.densities import Audit, Flow
 from bijectory.errors import CheckpointError, ConfigError, ContextError, DataError, ShapeError, check
-from bijectory.io import load, save
+from bijectory.io import load, load_metadata, save
 from bijectory.io.card import model_card
 from bijectory.io.fs import atomic_write
 from bijectory.tables import Column, Schema, to_frame
@@ -193,6 +193,8 @@ class TableFlow:
         check(kind != "image", CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
         posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or Posterior.load."
         check(kind != "posterior", CheckpointError, posterior)
+        simulator = f"{folder} holds the posterior of a simulator; read posterior.csv, or use NeuralPosterior.load."
+        check(load_metadata(folder).get("kind") != "posterior", CheckpointError, simulator)
         schema = Schema.load(Path(folder) / SCHEMA)
         check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
         return cls(flow, schema)
