@@ -4,8 +4,9 @@
 
 The data are the pelts, in thousands, that the Hudson's Bay Company bought in 1900 to 1920 (Elton and Nicholson 1942, Journal
 of Animal Ecology 11; the numbers of Howard 2009, as in Carpenter 2018, "Predator-prey population dynamics: the
-Lotka-Volterra model in Stan"). The model is Lotka and Volterra's with log-normal errors. It is used as a simulator only; because its
-likelihood is known all the same, the posterior can be held against the truth in the end: by importance weights.
+Lotka-Volterra model in Stan"). The model is Lotka and Volterra's with log-normal errors. It is used as a simulator only;
+because its likelihood is known all the same, the posterior can be held against the truth: by importance weights. Simulation,
+training and checks take a minute of one core.
 """
 
 import math
