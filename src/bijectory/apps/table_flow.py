@@ -191,7 +191,7 @@ class TableFlow:
         """
         flow, kind = load(folder), run_kind(folder)
         check(kind != "image", CheckpointError, f"{folder} is the run of images; use ImageFlow.load.")
-        posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or Posterior.load."
+        posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or VariationalPosterior.load."
         check(kind != "posterior", CheckpointError, posterior)
         simulator = f"{folder} holds the posterior of a simulator; read posterior.csv, or use NeuralPosterior.load."
         check(load_metadata(folder).get("kind") != "posterior", CheckpointError, simulator)
