@@ -15,7 +15,7 @@ from torch.distributions import Normal
 import bijectory as bj
 
 
-def main(epochs: int = 12) -> bj.Posterior:
+def main(epochs: int = 12) -> bj.VariationalPosterior:
     data = load_breast_cancer()
     names = [name.removeprefix("mean ").replace(" ", "_") for name in data.feature_names[:10]]
     x = torch.from_numpy((data.data[:, :10] - data.data[:, :10].mean(0)) / data.data[:, :10].std(0))

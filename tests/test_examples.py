@@ -1,6 +1,7 @@
 """The example programs run and find what they say."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -114,3 +115,12 @@ def test_wines_go_through_the_latent_space(capsys, monkeypatch):
     assert found["alcohol"] > 0.3
     assert found["ess"] > 500
     assert "had it been pale" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # twenty seconds of one core
+def test_hare_and_lynx_have_a_ten_year_cycle(capsys, monkeypatch):
+    found, exact = load("sbi_hare_lynx", monkeypatch).main(simulations=1000, checks=200, epochs=20)
+    period = 2 * math.pi / (exact[0] * exact[2]).sqrt()
+    assert period.item() == pytest.approx(9.5, abs=1.0)
+    assert [c.name for c in found.before] == ["SBC", "expected coverage", "TARP"]
+    assert "predictive check" in capsys.readouterr().out

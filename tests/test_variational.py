@@ -274,7 +274,7 @@ def test_draws_densities_and_words(fitted):
     weights = fitted.importance_weights(draws)
     assert weights.ess > 480
     assert fitted.importance_weights() is fitted.draws.weights
-    for word in ("Posterior(a, b: good)", "free energy", "Pareto k", "effective draws", "verdict", "mean"):
+    for word in ("VariationalPosterior(a, b: good)", "free energy", "Pareto k", "effective draws", "verdict", "mean"):
         assert word in fitted.summary()
     assert abs(fitted.table("flow").loc["a", "mean"] - 30) < 0.5
 
@@ -436,7 +436,7 @@ def test_a_joint_needs_no_parameters_and_a_density_must_be_callable():
 def test_a_posterior_comes_back(fitted, tmp_path):
     polished = fitted.polish("independence", chains=4, draws=50, thin=1)
     polished.save(tmp_path)
-    again = bj.Posterior.load(tmp_path)
+    again = bj.VariationalPosterior.load(tmp_path)
     assert repr(again) == repr(polished)
     assert again.diagnostics == polished.diagnostics
     assert again.training == polished.training
@@ -445,15 +445,15 @@ def test_a_posterior_comes_back(fitted, tmp_path):
     assert again.sample(5, seed=3).equals(polished.sample(5, seed=3))
     with pytest.raises(ConfigError, match="not stored"):
         again.polish()
-    whole = bj.Posterior.load(tmp_path, log_density=gaussian)
+    whole = bj.VariationalPosterior.load(tmp_path, log_density=gaussian)
     assert whole.polish("independence", chains=4, draws=20, thin=1).chains.draws.shape == (4, 20, 2)
 
 
 def test_folders_that_hold_no_posterior(fitted, tmp_path):
     bj.save(bj.real_nvp(2), tmp_path / "flow")
     with pytest.raises(CheckpointError, match="not a posterior"):
-        bj.Posterior.load(tmp_path / "flow")
+        bj.VariationalPosterior.load(tmp_path / "flow")
     fitted.save(tmp_path / "run")
     (tmp_path / "run" / "draws.safetensors").write_bytes(b"abc")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        bj.Posterior.load(tmp_path / "run")
+        bj.VariationalPosterior.load(tmp_path / "run")

@@ -45,7 +45,7 @@ def test_infer_writes_a_run_that_the_other_verbs_know(cli, model, tmp_path):
     assert abs(draws["mu"].mean() - 3) < 0.3
     assert list(pd.read_csv(out / "table.csv")["parameter"]) == ["mu", "sigma"]
     page = (out / "report.html").read_text()
-    for word in ("modes covered", "Pareto k", "sigma", "Posterior.load", "data:image/png"):
+    for word in ("modes covered", "Pareto k", "sigma", "VariationalPosterior.load", "data:image/png"):
         assert word in page
     assert cli("sample", out, "-n", "7").out.count("\n") == 8
     refused = cli("sample", out, "--given", "a=1")

@@ -12,7 +12,7 @@ from torch import Tensor
 from bijectory.apps.kind import SCHEMA, run_kind
 from bijectory.densities import Audit, Flow
 from bijectory.errors import CheckpointError, ConfigError, ContextError, DataError, ShapeError, check
-from bijectory.io import load, save
+from bijectory.io import load, load_metadata, save
 from bijectory.io.card import model_card
 from bijectory.io.fs import atomic_write
 from bijectory.tables import Column, Schema, to_frame
@@ -277,10 +277,12 @@ class TableFlow:
         flow, kind = load(folder), run_kind(folder)
         image = f"{folder} is the run of images, not of a table; `bijectory sample`, `score` and `show` know images."
         check(kind != "image", CheckpointError, f"{image} In Python use ImageFlow.load.")
-        posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or Posterior.load."
+        posterior = f"{folder} holds a posterior, not a table; use `bijectory sample`, or VariationalPosterior.load."
         check(kind != "posterior", CheckpointError, posterior)
         vae = f"{folder} holds an autoencoder, not a flow; use `bijectory score` and `sample`, or VaeModel.load."
         check(kind != "vae", CheckpointError, vae)
+        simulator = f"{folder} holds the posterior of a simulator; read posterior.csv, or use NeuralPosterior.load."
+        check(load_metadata(folder).get("kind") != "posterior", CheckpointError, simulator)
         schema = Schema.load(Path(folder) / SCHEMA)
         check(isinstance(flow, Flow), DataError, f"{folder} holds a {type(flow).__name__}, not a flow.")
         return cls(flow, schema)

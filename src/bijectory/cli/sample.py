@@ -47,10 +47,10 @@ def sample(
         sample_events(run, n, seed, out, quiet=quiet)
         return
     if run_kind(run) == "posterior":
-        from bijectory.apps import Posterior
+        from bijectory.apps import VariationalPosterior
 
         check(not given and given_from is None, ConfigError, "a posterior has no given columns; leave --given out.")
-        write_frame(Posterior.load(run).sample(1000 if n is None else n, seed=seed), out)
+        write_frame(VariationalPosterior.load(run).sample(1000 if n is None else n, seed=seed), out)
         return
     conditions = options.values(given)
     model = TableFlow.load(run)

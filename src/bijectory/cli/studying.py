@@ -107,5 +107,8 @@ def read_observation(file: Path) -> np.ndarray:
             return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}.") from None
-    values = to_matrix(read_table(file))
+    table = read_table(file)
+    words = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    check(not words, DataError, f"{file}: column {', '.join(words)} is not numbers; an observation holds numbers only.")
+    values = to_matrix(table)
     return values[0] if len(values) == 1 else values

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bijectory.apps import Posterior
+from bijectory.apps import VariationalPosterior
 from bijectory.report.content import Verdict
 from bijectory.report.figures import DATA, MODEL, QUIET, to_png
 from bijectory.report.html import write_page
@@ -18,7 +18,7 @@ PAIRS = 5
 def write_posterior_report(folder: str | Path, *, seed: int = 0) -> Path:
     """Write ``report.html`` and ``figures/`` into the run folder of a posterior; arguments as for ``write_report``."""
     folder = Path(folder)
-    posterior = Posterior.load(folder)
+    posterior = VariationalPosterior.load(folder)
     flow, corrected = posterior.sample(DRAWS, seed=seed), corrected_draws(posterior, seed)
     figures = [
         ("marginals", "Marginals: corrected draws, and the flow before correction", to_png(marginals(flow, corrected))),
@@ -42,7 +42,7 @@ def write_posterior_report(folder: str | Path, *, seed: int = 0) -> Path:
     )
 
 
-def posterior_verdicts(posterior: Posterior) -> list[Verdict]:
+def posterior_verdicts(posterior: VariationalPosterior) -> list[Verdict]:
     """The strip of lights."""
     found = posterior.diagnostics
     trusted = found.khat <= found.khat_limit
@@ -64,7 +64,7 @@ def posterior_verdicts(posterior: Posterior) -> list[Verdict]:
     return lights
 
 
-def corrected_draws(posterior: Posterior, seed: int) -> pd.DataFrame:
+def corrected_draws(posterior: VariationalPosterior, seed: int) -> pd.DataFrame:
     """Draws of the posterior without its log-density: of the chains, or resampled from the stored weighted ones."""
     if posterior.chains is not None:
         return posterior.sample(DRAWS, corrected=True, seed=seed)

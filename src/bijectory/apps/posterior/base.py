@@ -60,7 +60,9 @@ class Posterior(abc.ABC):
     def _check_finite(self, x: Tensor) -> None:
         message = "the observation is not finite; NaN is for a posterior that was learned with missing='indicate'."
         check(bool(x.isfinite().all()) or self.missing, DataError, message)
-        check(bool(x.isfinite().any()) and not x.isinf().any(), DataError, "the observation is infinite, or all missing.")
+        check(
+            bool(x.isfinite().any()) and not x.isinf().any(), DataError, "the observation is infinite, or all missing."
+        )
 
     def _given(self, x: Any) -> Tensor:
         if x is None:

@@ -105,8 +105,8 @@ class SampledPosterior(Posterior):
     def sample_each(self, n: int, x: Tensor, *, seed: int | None = None) -> Tensor:
         """As ``sample`` for each row of ``x``; of vectors all at once, with fewer chains and starts for each."""
         if x.dim() > 2:
-            draws = [self._sample(n, one[None], None if seed is None else seed + k) for k, one in enumerate(x)]
-            return torch.stack(draws, 1)
+            each = [self._sample(n, one[None], None if seed is None else seed + k) for k, one in enumerate(x)]
+            return torch.stack(each, 1)
         m, d, generator, way = len(x), self.prior.features, _generator(seed), self.prior.unconstrain()
         with torch.no_grad():
 

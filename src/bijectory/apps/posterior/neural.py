@@ -80,7 +80,11 @@ class NeuralPosterior(Posterior):
 
     def save(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the density, with names and bounds of the parameters, into a run folder."""
-        facts = {"kind": POSTERIOR, "names": list(self.prior.names), "event_shape": list(self.event_shape)}
+        facts: dict[str, Any] = {
+            "kind": POSTERIOR,
+            "names": list(self.prior.names),
+            "event_shape": list(self.event_shape),
+        }
         facts["missing"] = self.missing
         bounds = [[repr(a), repr(b)] for a, b in self.prior.bounds]  # text, for infinity is no JSON
         x = None if self.x is None else json.dumps(self.x.nan_to_num(nan=1e308).tolist())

@@ -71,7 +71,7 @@ def fit_sequentially(
     check(rounds >= 1, ConfigError, f"rounds must be at least 1, got {rounds}.")
     check(0 < epsilon < 0.5, ConfigError, f"epsilon must be in (0, 0.5), got {epsilon}.")
     pairs: Simulations = simulate(known, simulator, simulations, missing=missing, seed=seed)
-    check_observation(x, pairs.event_shape)
+    check_observation(x, pairs.event_shape, missing=missing)
     found = fit(pairs, known)
     for k in range(1, rounds):
         posterior = found.posterior.at(x)

@@ -75,10 +75,7 @@ class Simulations:
         bad = ~theta.isfinite().all(1)
         check(not bad.any(), DataError, f"theta is not finite in {int(bad.sum())} rows; only x may fail.")
         flat = x.flatten(1)
-        if missing == "indicate":
-            lost = flat.isinf().any(1) | flat.isnan().all(1)
-        else:
-            lost = ~flat.isfinite().all(1)
+        lost = flat.isinf().any(1) | flat.isnan().all(1) if missing == "indicate" else ~flat.isfinite().all(1)
         failed = int(lost.sum())
         check(failed == 0 or missing != "raise", DataError, f"x is not finite in {failed} of {len(x)} rows.")
         notes: list[str] = []
@@ -156,7 +153,7 @@ def call(simulator: Simulator, theta: Tensor, *, batch: int = 1000, seed: int = 
         np.random.seed(seed % 2**32)
         try:
             for part in theta.split(batch):
-                x = rows(_made(simulator, part.clone()), "x")
+                x = rows(_made(simulator, part.clone()), "what the simulator returned")
                 check(
                     len(x) == len(part),
                     ShapeError,
@@ -177,7 +174,9 @@ def _made(simulator: Simulator, theta: Tensor) -> Any:
     except FlowError:
         raise
     except Exception as error:
-        raise DataError(f"the simulator raised {type(error).__name__}: {error} (theta {tuple(theta.shape)}).") from error
+        raise DataError(
+            f"the simulator raised {type(error).__name__}: {error} (theta {tuple(theta.shape)})."
+        ) from error
 
 
 def rows(value: Any, name: str) -> Tensor:
@@ -222,8 +221,19 @@ def pad_sets(sets: Sequence[Any], size: int | None = None) -> Tensor:
     return out
 
 
-def check_observation(x: Any, event_shape: torch.Size, *, many: bool = False) -> None:
-    """Raise ``ShapeError`` unless ``x`` looks like one simulation, or with ``many`` several: before anything is trained."""
-    shape = tuple(rows(x, "the observation").shape)
+def check_observation(x: Any, event_shape: torch.Size, *, many: bool = False, missing: str = "drop") -> None:
+    """Raise unless ``x`` looks like one simulation, or with ``many`` several: before anything is trained.
+
+    Raises:
+        ShapeError: If its shape is another.
+        DataError: If it is not finite, NaN excepted where simulations may have missing values.
+    """
+    value = rows(x, "the observation")
+    shape = tuple(value.shape)
     fits = shape in (tuple(event_shape), (1, *event_shape)) or (many and shape[1:] == tuple(event_shape))
     check(fits, ShapeError, f"the observation has shape {shape}; the simulations have {tuple(event_shape)}.")
+    finite = bool(value.isfinite().all()) or (missing == "indicate" and not bool(value.isinf().any()))
+    message = (
+        "the observation is not finite; values that are NaN need simulations that lack some, and missing='indicate'."
+    )
+    check(finite, DataError, message)

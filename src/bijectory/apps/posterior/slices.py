@@ -43,6 +43,7 @@ def slice_sample(
         >>> u.shape, 0.9 < u.std().item() < 1.1
         (torch.Size([1, 500, 2]), True)
     """
+
     def score_of(u: Tensor, rows: Tensor | slice) -> Tensor:
         return log_prob(u) if given is None else log_prob(u, given[rows])
 

@@ -148,7 +148,7 @@ def study(
     def draw(name: str, n: int, own: int) -> Simulations:
         def make() -> Simulations:
             pairs = simulate(known, simulator, n, missing=missing, seed=own)
-            check_observation(x, pairs.event_shape, many=not direct)
+            check_observation(x, pairs.event_shape, many=not direct, missing=missing)
             return pairs
 
         file = None if folder is None or not single else folder / name
@@ -159,7 +159,7 @@ def study(
         fitted = fit_sequentially(known, simulator, x, **plan, fit=learn)
     else:
         pairs = draw(TRAINING_FILE, simulations, seed)
-        check_observation(x, pairs.event_shape, many=not direct)
+        check_observation(x, pairs.event_shape, many=not direct, missing=missing)
         fitted = learn(pairs, known)
     if fitted.result.stop_reason == "interrupted":
         signal.raise_signal(fitted.result.signal or signal.SIGINT)

@@ -7,7 +7,7 @@ from bijectory.apps.variational.fit import fit_posterior, variational_config
 from bijectory.apps.variational.joint import Joint
 from bijectory.apps.variational.model_file import infer, read_model, write_run
 from bijectory.apps.variational.parameters import Parameter, Parameters
-from bijectory.apps.variational.posterior import Posterior
+from bijectory.apps.variational.posterior import VariationalPosterior
 
 __all__ = [
     "Chains",
@@ -16,7 +16,7 @@ __all__ = [
     "Mode",
     "Parameter",
     "Parameters",
-    "Posterior",
+    "VariationalPosterior",
     "ess",
     "fit_posterior",
     "infer",

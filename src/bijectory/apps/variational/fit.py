@@ -13,7 +13,7 @@ from bijectory.apps.variational.diagnostics import diagnose, weighted_draws
 from bijectory.apps.variational.joint import Joint
 from bijectory.apps.variational.laplace import Approximation, explore, mixture_weights, moment_match, weighty
 from bijectory.apps.variational.parameters import Parameters
-from bijectory.apps.variational.posterior import Posterior
+from bijectory.apps.variational.posterior import VariationalPosterior
 from bijectory.densities import Flow
 from bijectory.errors import ConfigError, ConvergenceError, NonFiniteError, check
 from bijectory.objectives import AlphaDivergence, ReverseKL
@@ -91,7 +91,7 @@ def fit_posterior(
     seed: int = 0,
     config: FitConfig | None = None,
     warn: bool = True,
-) -> Posterior:
+) -> VariationalPosterior:
     r"""Approximate an unnormalised posterior by a flow, and measure how good the approximation is.
 
     The flow is :math:`u \to x`: bounds by bijections, a normal approximation found by L-BFGS, then the recipe, which starts
@@ -118,7 +118,7 @@ def fit_posterior(
         warn: Warn where the weights cannot be trusted or a mode is missed.
 
     Returns:
-        A ``Posterior``: draws, table, weights, diagnostics, ``polish``.
+        A ``VariationalPosterior``: draws, table, weights, diagnostics, ``polish``.
 
     Raises:
         FlowError: If the density cannot be used; the message names the remedy.
@@ -171,7 +171,7 @@ def fit_posterior(
         "seconds": round(time.monotonic() - begin, 2),
         "seed": seed,
     }
-    return Posterior(flow, declared, log_density, sample, found, training)
+    return VariationalPosterior(flow, declared, log_density, sample, found, training)
 
 
 def _build(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from bijectory.apps.variational.density import LogDensity
 from bijectory.apps.variational.fit import fit_posterior
 from bijectory.apps.variational.joint import Joint
-from bijectory.apps.variational.posterior import Posterior
+from bijectory.apps.variational.posterior import VariationalPosterior
 from bijectory.errors import DataError, FlowError, check
 from bijectory.io.fs import atomic_write
 
@@ -55,7 +55,7 @@ def infer(
     polish: Literal["auto", "always", "never"] = "auto",
     seed: int = 0,
     **settings: Any,
-) -> Posterior:
+) -> VariationalPosterior:
     """Fit the posterior of a model file; polish it where its weights cannot be trusted.
 
     Args:
@@ -74,7 +74,7 @@ def infer(
     return posterior.polish(seed=seed) if polish == "always" or (polish == "auto" and needed) else posterior
 
 
-def write_run(posterior: Posterior, folder: str | Path, *, draws: int = 4000, parquet: bool = False) -> None:
+def write_run(posterior: VariationalPosterior, folder: str | Path, *, draws: int = 4000, parquet: bool = False) -> None:
     """Write a run folder: the posterior, corrected draws as CSV or Parquet, the table and the summary.
 
     Args:

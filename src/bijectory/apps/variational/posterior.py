@@ -34,7 +34,7 @@ Source = Literal["auto", "flow", "weighted", "chains"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Posterior:
+class VariationalPosterior:
     """A flow fitted to an unnormalised log-density; ``fit_posterior`` makes it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Posterior:
         >>> from bijectory import fit_posterior
         >>> posterior = fit_posterior(lambda x: -0.5 * (x[:, 0] - 3) ** 2, ["mu"])
         >>> posterior, posterior.sample(5, seed=0).shape
-        (Posterior(mu: good), (5, 1))
+        (VariationalPosterior(mu: good), (5, 1))
         >>> posterior.table()["mean"].round(1).to_dict()
         {'mu': 3.0}
     """
@@ -65,7 +65,7 @@ class Posterior:
 
     def __repr__(self) -> str:
         polished = f", polished by {self.chains.method}" if self.chains else ""
-        return f"Posterior({', '.join(self.parameters.columns)}: {self.diagnostics.verdict}{polished})"
+        return f"VariationalPosterior({', '.join(self.parameters.columns)}: {self.diagnostics.verdict}{polished})"
 
     def sample(self, n: int, *, corrected: bool = False, seed: int | None = None) -> pd.DataFrame:
         """Draw parameters.
@@ -221,7 +221,7 @@ class Posterior:
         atomic_write(folder / DRAWS_FILE, [save_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()})])
 
     @classmethod
-    def load(cls, folder: str | Path, *, log_density: LogDensity | None = None) -> "Posterior":
+    def load(cls, folder: str | Path, *, log_density: LogDensity | None = None) -> "VariationalPosterior":
         """Load what ``save`` stored.
 
         Args:
@@ -254,7 +254,7 @@ class Posterior:
     def _density(self) -> UnnormalizedDensity:
         if self.log_density is None:
             raise ConfigError(
-                "the log-density is not stored with a posterior; use Posterior.load(folder, log_density=f)."
+                "the log-density is not stored with a posterior; use VariationalPosterior.load(folder, log_density=f)."
             )
         return UnnormalizedDensity(self.log_density, self.parameters)
 
