@@ -11,6 +11,7 @@ day, by the programs of their own; their figures are quoted.
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -388,7 +389,7 @@ def tests(*words: str) -> tuple[int, int]:
     ).stdout
     line = said.strip().splitlines()[-1]
     words = line.split()
-    counts = {word.rstrip(",s"): int(n) for n, word in zip(words, words[1:], strict=False) if n.isdigit()}
+    counts = {word.rstrip(",s"): int(n) for n, word in itertools.pairwise(words) if n.isdigit()}
     return counts.get("passed", 0), counts.get("failed", 0) + counts.get("error", 0)
 
 

@@ -138,7 +138,7 @@ def save_netcdf(tree: Any, path: str | Path) -> Path:
 
 def _read(draws: Any, source: Source, n: int, seed: int) -> tuple[dict[str, Group], dict[str, Any]]:
     """Groups and attributes of what has draws."""
-    if isinstance(draws, variational.Posterior):
+    if isinstance(draws, variational.VariationalPosterior):
         return _fitted(draws, source, n, seed)
     check(source == "auto", ConfigError, f"source={source!r} is for a posterior of fit_posterior.")
     if isinstance(draws, variational.Chains):
@@ -149,7 +149,7 @@ def _read(draws: Any, source: Source, n: int, seed: int) -> tuple[dict[str, Grou
 
 
 def _fitted(
-    posterior: variational.Posterior, source: Source, n: int, seed: int
+    posterior: variational.VariationalPosterior, source: Source, n: int, seed: int
 ) -> tuple[dict[str, Group], dict[str, Any]]:
     if source == "auto":
         source = "chains" if posterior.chains is not None else "resampled"

@@ -17,9 +17,9 @@ __all__ = [
     "read_run",
     "scores",
     "verdicts",
+    "write_anomaly_report",
     "write_evidence_report",
     "write_ratio",
-    "write_anomaly_report",
     "write_report",
     "write_sbi_report",
 ]

@@ -9,10 +9,8 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
-
-
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

@@ -177,7 +177,9 @@ class Loop:
             run.optimizer.step()
             if run.ema is not None:
                 run.ema.update()
-            run.epoch_sums += torch.tensor((loss.item() * rows, rows), dtype=torch.float64, device=run.epoch_sums.device)
+            run.epoch_sums += torch.tensor(
+                (loss.item() * rows, rows), dtype=torch.float64, device=run.epoch_sums.device
+            )
             run.bad_streak = 0
         else:
             self.report = guard.skip(run, batch, loss)

@@ -88,7 +88,7 @@ def annealed_evidence(
     """Evidence by annealed importance sampling.
 
     Args:
-        model: A fitted ``Posterior``; or a log-density (or ``Joint``), with ``flow`` or without.
+        model: A fitted ``VariationalPosterior``; or a log-density (or ``Joint``), with ``flow`` or without.
         parameters: Declaration as in ``fit_posterior``, of a log-density.
         flow: Where the particles start; that of the posterior by default.
         start: "flow"; "laplace": the normal approximations that a search for modes finds, in unconstrained coordinates;

@@ -55,7 +55,7 @@ def bridge_evidence(
     smaller than the spread of the means of four or more chains says.
 
     Args:
-        model: A fitted ``Posterior``; or a log-density (or ``Joint``), with ``flow`` or without.
+        model: A fitted ``VariationalPosterior``; or a log-density (or ``Joint``), with ``flow`` or without.
         samples: Draws of the posterior: ``Chains``, ``(chains, n, width)``, ``(n, width)``, or a data frame with a column
             "chain". They must not have been used to fit the proposal.
         parameters: Declaration as in ``fit_posterior``, of a log-density.

@@ -11,7 +11,7 @@ from bijectory.apps.evidence.harmonic import harmonic_evidence
 from bijectory.apps.evidence.importance import importance_evidence
 from bijectory.apps.evidence.problem import Model, Problem, halves, read_draws
 from bijectory.apps.evidence.verdict import Evidence
-from bijectory.apps.variational import Chains, Posterior, fit_posterior
+from bijectory.apps.variational import Chains, VariationalPosterior, fit_posterior
 from bijectory.densities import StandardNormal
 from bijectory.errors import ConfigError, FlowError, check
 
@@ -41,7 +41,7 @@ def evidence(
     every other chain, so that all estimates are independent of each other given the flow.
 
     Args:
-        model: A fitted ``Posterior``, a log-density or a ``Joint``; with all its constants, priors normalised.
+        model: A fitted ``VariationalPosterior``, a log-density or a ``Joint``; with all its constants, priors normalised.
         parameters: Declaration as in ``fit_posterior``, of a log-density.
         samples: Draws of the posterior by another sampler: ``Chains``, ``(chains, n, width)``, ``(n, width)``, or a data
             frame with a column "chain".
@@ -73,7 +73,7 @@ def evidence(
     check(not unknown and len(methods) > 0, ConfigError, f"there is no estimator {unknown}; use {', '.join(METHODS)}.")
     ok = temperature is None or 0 < temperature <= 1
     check(ok, ConfigError, f"temperature must lie in (0, 1], got {temperature!r}.")
-    if isinstance(model, Posterior):
+    if isinstance(model, VariationalPosterior):
         check(not fitting, ConfigError, f"the posterior is fitted; leave out {', '.join(fitting)}.")
         Problem.of(model, parameters)
         posterior = model
@@ -121,13 +121,13 @@ def _attempt(method: str, run: Callable[[], EvidenceEstimate]) -> EvidenceEstima
         return EvidenceEstimate(method, math.nan, math.nan, {}, (str(error).rstrip("."),))
 
 
-def _missed(posterior: Posterior) -> tuple[str, ...]:
+def _missed(posterior: VariationalPosterior) -> tuple[str, ...]:
     missed = posterior.diagnostics.missed
     where = "; ".join(", ".join(f"{k}={v:.4g}" for k, v in list(m.at.items())[:4]) for m in missed)
     return (f"the flow misses {len(missed)} modes that the search found ({where})",) if missed else ()
 
 
-def _run_chains(posterior: Posterior, seed: int) -> Posterior:
+def _run_chains(posterior: VariationalPosterior, seed: int) -> VariationalPosterior:
     """Independence chains where the flow is nearly right, else Hamiltonian ones."""
     d = posterior.diagnostics
     light = d.khat <= d.khat_limit and d.ess > EVEN * d.draws
@@ -137,7 +137,7 @@ def _run_chains(posterior: Posterior, seed: int) -> Posterior:
     return posterior.polish("neutra", warmup=WARMUP, **sizes)
 
 
-def _suspicious(posterior: Posterior) -> tuple[str, ...]:
+def _suspicious(posterior: VariationalPosterior) -> tuple[str, ...]:
     """What speaks against draws of chains that started from the flow."""
     d = posterior.diagnostics
     if isinstance(posterior.chains, Chains) and d.khat > HEAVY:

@@ -28,7 +28,7 @@ def importance_evidence(
     with fresh draws of the defensive mixture of ``fit_posterior`` and Pareto-smoothed ratios.
 
     Args:
-        model: A fitted ``Posterior``; or a log-density (or ``Joint``) with ``flow``.
+        model: A fitted ``VariationalPosterior``; or a log-density (or ``Joint``) with ``flow``.
         parameters: Declaration as in ``fit_posterior``, of a log-density.
         flow: The proposal; that of the posterior by default.
         draws: Number of draws.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bijectory.apps.variational import Chains, Joint, Parameters, Posterior
+from bijectory.apps.variational import Chains, Joint, Parameters, VariationalPosterior
 from bijectory.apps.variational.density import LogDensity, UnnormalizedDensity
 from bijectory.densities import Flow
 from bijectory.errors import ConfigError, DataError, DomainError, NonFiniteError, ShapeError, check
@@ -18,7 +18,7 @@ from bijectory.errors import ConfigError, DataError, DomainError, NonFiniteError
 CHAIN = "chain"  # the column of a data frame that tells chains apart
 MIN_DRAWS = 8
 
-Model = Posterior | Joint | LogDensity
+Model = VariationalPosterior | Joint | LogDensity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +35,20 @@ class Problem:
         Raises:
             ConfigError: If there is no log-density, no declaration, or the flow has other features.
         """
-        if isinstance(model, Posterior):
+        if isinstance(model, VariationalPosterior):
             check(parameters is None, ConfigError, "a posterior knows its parameters; leave `parameters` out.")
             if model.log_density is None:
                 raise ConfigError(
-                    "the log-density is not stored with a posterior; use Posterior.load(folder, log_density=f)."
+                    "the log-density is not stored with a posterior; use VariationalPosterior.load(folder, log_density=f)."
                 )
             function, parameters = model.log_density, model.parameters
             flow = model.flow if flow is None else flow
         else:
-            check(callable(model), ConfigError, f"give a Posterior or a log-density, got {type(model).__name__}.")
+            check(
+                callable(model),
+                ConfigError,
+                f"give a VariationalPosterior or a log-density, got {type(model).__name__}.",
+            )
             function = model
             if isinstance(model, Joint):
                 same = parameters is None or parameters == model.parameters
@@ -68,7 +72,9 @@ class Problem:
             ConfigError: If there is none.
         """
         if self.flow is None:
-            raise ConfigError("there is no proposal; pass a fitted Posterior, or flow= beside the log-density.")
+            raise ConfigError(
+                "there is no proposal; pass a fitted VariationalPosterior, or flow= beside the log-density."
+            )
         return self.flow
 
     def log_density(self, draws: NDArray[np.float64]) -> Tensor:

@@ -42,7 +42,9 @@ def _iaf(latent: int, context: int, *, layers: int = 4, hidden: Sequence[int] = 
     family, steps = bounded_affine(layers), []
     for k in range(layers):
         order = tuple(range(latent))[:: -1 if k % 2 else 1]
-        net = MaskedMLP(latent, family.n_params, hidden, context, order, head_scale=1.0)  # as for the moments, see below
+        net = MaskedMLP(
+            latent, family.n_params, hidden, context, order, head_scale=1.0
+        )  # as for the moments, see below
         steps.append(Inverse(Autoregressive(family, latent, context, hidden, net=net)))
     return steps[::-1]
 
