@@ -132,5 +132,5 @@ class DiagonalNormal(Density):
         return loc + noise * s.exp(), noise, s
 
     def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
-        loc, s = self._moments(c)
+        loc, s = self.moments(c)
         return loc + torch.special.ndtri(open_unit(u)).to(loc.dtype) * s.exp()

@@ -39,7 +39,8 @@ def _sylvester(
 def _iaf(latent: int, context: int, *, layers: int = 4, hidden: Sequence[int] = (100,)) -> Steps:
     if latent == 1:
         return [Inverse(step) for step in alternating_layers(bounded_affine(layers), 1, context, layers, hidden)]
-    family, steps = bounded_affine(layers), []
+    family = bounded_affine(layers)
+    steps: Steps = []
     for k in range(layers):
         order = tuple(range(latent))[:: -1 if k % 2 else 1]
         net = MaskedMLP(
