@@ -35,9 +35,9 @@ def ratio(
     from bijectory.report import write_ratio
     from bijectory.tables import read_table
 
-    tables = [read_table(path) for path in (a, b)]
+    first, second = read_table(a), read_table(b)
     words = {"drop": options.names(drop), "classifier": classifier, "permutations": permutations, "seed": seed}
-    found = compare_tables(*tables, **words)  # type: ignore[arg-type]  # checked there
+    found = compare_tables(first, second, **words)  # type: ignore[arg-type]  # checked there
     if json:
         write_json(found.to_dict())
     else:
@@ -46,5 +46,5 @@ def ratio(
     for note in found.notes:
         say(f"note: {note}", quiet=quiet)
     if out is not None:
-        written = write_ratio(found, *tables, out, names=(a.name, b.name), report=not no_report)
+        written = write_ratio(found, first, second, out, names=(a.name, b.name), report=not no_report)
         say(f"written: {written}", quiet=quiet)
