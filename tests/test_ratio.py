@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import bijectory as bj
-from bijectory.apps import ImportanceWarning
+from bijectory.apps import ImportanceWarning, TableDifference
 from bijectory.apps.ratio import (
     ClassifierRatio,
     FlowRatio,
@@ -18,6 +18,7 @@ from bijectory.apps.ratio import (
     two_sample_test,
 )
 from bijectory.errors import ConfigError, DataError, NonFiniteError
+from bijectory.report import ratio_verdicts
 from test_comparison import normal
 
 
@@ -250,7 +251,9 @@ def test_two_tables_are_compared():
     b["ä"] = 0.8 * b["u"] + 0.6 * b["ä"]  # the columns by themselves agree
     a["u"] += 0.3
     found = compare_tables(a.assign(k=1.0, only=2), b.assign(k=1.0), drop=["only"], classifier="quadratic")
+    assert isinstance(found, TableDifference)
     assert found.test.p_value == 0.001
+    assert [v.light for v in ratio_verdicts(found)] == ["warn", "good", "good"]
     assert set(found.columns.index[:2]) == {"u", "ä"}
     assert found.columns.loc["ä", "p_value"] > 0.05
     assert found.columns.loc["u", "shift"] == pytest.approx(0.3, abs=0.1)

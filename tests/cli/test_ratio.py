@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bijectory.apps import compare_tables
+from bijectory.report import write_ratio
+
 
 @pytest.fixture
 def pair(tmp_path):
@@ -47,6 +50,16 @@ def test_a_comparison_is_printed_and_written(cli, pair, tmp_path):
     assert found["p_value"] < 0.05
     refused(cli("ratio", *pair, "-o", out), 2, "--overwrite")
     assert cli("ratio", *pair, "-o", out, "--overwrite", "--classifier", "linear", "-q", "--no-report").code == 0
+
+
+def test_own_columns_are_kept(tmp_path):
+    """A column that is called as one of ours stays what it was."""
+    rng = np.random.default_rng(0)
+    a, b = (pd.DataFrame({"weight": rng.normal(size=60)}) for _ in range(2))
+    write_ratio(compare_tables(a, b, classifier="linear"), a, b, tmp_path, report=False)
+    rows = pd.read_csv(tmp_path / "b.csv")
+    np.testing.assert_allclose(rows["weight"], b["weight"])
+    assert rows["bijectory_weight"].mean() == pytest.approx(1)
 
 
 def test_ratio_refuses(cli, pair, tmp_path):
