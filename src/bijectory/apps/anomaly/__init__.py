@@ -4,7 +4,8 @@ A density alone does not say what is abnormal. In many dimensions typical rows d
 flow of images can give foreign images a *higher* likelihood than its own (Nalisnick+ 2018, arXiv:1810.09136). So there are
 several scores, each larger for rows that are more abnormal: the negative log-likelihood, its distance from the entropy
 (typicality), the likelihood ratio to a background flow, the radius in latent space, the norm of the score
-:math:`\nabla \log p`, the density of these statistics, and the log-likelihood corrected for the complexity of an image.
+:math:`\nabla \log p`, the density of these statistics, the log-likelihood corrected for the complexity of an image, and
+Fisher's combination of the last two, which is what images are judged by unless told otherwise.
 
 A score becomes a decision by rows that were held out of training. With :math:`n` held-out scores :math:`s_i`, a new row has
 the conformal p-value
