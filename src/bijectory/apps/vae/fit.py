@@ -302,6 +302,7 @@ def _scores(model: VaeModel, data: np.ndarray, split: Split, seed: int) -> dict[
 
 
 def _store(out: Path, array: np.ndarray, schema: VaeSchema, split: Split) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     small = array.dtype if schema.images is None else np.uint8 if schema.images.levels <= 256 else np.uint16
     most = max(2, KEPT_BYTES // (int(np.prod(array.shape[1:])) * np.dtype(small).itemsize))
     parts = {p: np.ascontiguousarray(array[thin(getattr(split, p), most)].astype(small)) for p in PARTS}
