@@ -1,7 +1,9 @@
 """Tables in parts: what streams equals what is read, scored, drawn and written whole, in bounded memory."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -193,7 +195,11 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
             file[i : i + 100_000] = np.random.default_rng(i).normal(size=(100_000, 6))
         file.flush()
         out = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(rows)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", PROGRAM, str(tmp_path), str(rows)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(Path(bj.__file__).parents[1])},
         )
         peaks.append(int(out.stdout) * (1 if sys.platform == "darwin" else 1024))
     assert peaks[1] < peaks[0] + 150e6, peaks

@@ -41,15 +41,16 @@ class Worker:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
         )
-        self.alive = "ready" in self._read()
+        self._read()
 
     def _read(self) -> dict:
         line = self.process.stdout.readline()
+        self.alive = bool(line)
         return json.loads(line) if line else {"failed": "the process ended"}
 
     def ask(self, do: str, **values) -> dict:
         if not self.alive:
-            return {"failed": "the library could not be imported"}
+            return {"failed": "the library could not be imported, or its process ended"}
         self.process.stdin.write(json.dumps({"do": do, **values}) + "\n")
         self.process.stdin.flush()
         return self._read()
@@ -71,9 +72,15 @@ def cell(workers: list[Worker], key: dict, rounds: int, slowest: float) -> list[
                 continue
             racing.append((w, rows[-1], max(1, min(200, int(SAMPLE_SECONDS / max(once, 1e-5)))), []))
     for _ in range(rounds):
-        for w, _row, repeats, times in racing:
-            times.append(w.ask("time", repeats=repeats)["seconds"])
+        for w, row, repeats, times in racing:
+            reply = w.ask("time", repeats=repeats)
+            if "seconds" in reply:
+                times.append(reply["seconds"])
+            else:
+                row["failed"] = reply.get("failed", "no answer")
     for w, row, _repeats, times in racing:
+        if not times or "failed" in row:
+            continue
         low, high = statistics.quantiles(times, n=4)[::2] if len(times) > 1 else (times[0], times[0])
         row |= {"seconds": statistics.median(times), "spread": (high - low) / statistics.median(times)}
         row["peak"] = w.ask("memory").get("peak")

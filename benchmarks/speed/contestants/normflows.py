@@ -1,4 +1,4 @@
-"""normflows: its coupling blocks, spline wrappers, MAF and planar layers."""
+"""normflows: its coupling blocks, spline wrappers (with residual networks: one block is two hidden layers), MAF, planar."""
 
 import normflows as nf
 import torch
@@ -50,7 +50,7 @@ def model(family: str, features: int) -> torch.nn.Module:
     elif family == "nsf_coupling":
         layers = [
             nf.flows.CoupledRationalQuadraticSpline(
-                features, len(HIDDEN), width, num_bins=BINS, tail_bound=BOUND, reverse_mask=bool(k % 2)
+                features, len(HIDDEN) - 1, width, num_bins=BINS, tail_bound=BOUND, reverse_mask=bool(k % 2)
             )
             for k in range(COUPLINGS)
         ]
@@ -62,7 +62,7 @@ def model(family: str, features: int) -> torch.nn.Module:
     elif family == "nsf_ar":
         layers = [
             nf.flows.AutoregressiveRationalQuadraticSpline(
-                features, len(HIDDEN), width, num_bins=BINS, tail_bound=BOUND
+                features, len(HIDDEN) - 1, width, num_bins=BINS, tail_bound=BOUND
             )
             for _ in range(AUTOREGRESSIVE)
         ]
