@@ -427,6 +427,19 @@ def test_missed_modes_and_hopeless_flows_are_not_trusted(posterior):
     assert "weights have no mean" in found.notes[0]
 
 
+def test_a_mode_that_the_fit_overlooked_is_found_by_a_search_of_its_own():
+    """With one start the fit knows one mode, and everything that starts from its flow agrees on a wrong number."""
+    small = {"recipe": "real_nvp", "recipe_args": {"layers": 2, "hidden": (8,)}, "starts": 1}
+    config = variational_config(epochs=1, batch_size=128)
+    found = bj.fit_posterior(two_modes, 1, draws=1000, config=config, warn=False, **small)
+    assert found.diagnostics.verdict == "good"
+    with pytest.warns(EvidenceWarning, match="misses 1 modes that a search found"):
+        wrong = evidence(found, methods=("importance", "annealed"), draws=1000, particles=200)
+    assert len(wrong.reliable) == 2
+    assert wrong.state == "unreliable"
+    assert wrong.log_z < 1.0 - 0.2
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from bijectory.apps.evidence.annealed import annealed_evidence
 from bijectory.apps.evidence.bridge import bridge_evidence
 from bijectory.apps.evidence.estimate import METHODS, EvidenceEstimate
@@ -12,10 +15,14 @@ from bijectory.apps.evidence.importance import importance_evidence
 from bijectory.apps.evidence.problem import Model, Problem, halves, read_draws
 from bijectory.apps.evidence.verdict import Evidence
 from bijectory.apps.variational import Chains, VariationalPosterior, fit_posterior
+from bijectory.apps.variational.density import UnnormalizedDensity
+from bijectory.apps.variational.diagnostics import visit
+from bijectory.apps.variational.laplace import explore
 from bijectory.densities import StandardNormal
 from bijectory.errors import ConfigError, FlowError, check
 
 CHAINS, DRAWS, THIN, WARMUP = 32, 200, 3, 100
+STARTS = 32  # of the search for modes that the fit may have overlooked
 EVEN = 0.25  # effective share of the flow's draws with which independence chains move well
 HEAVY = 1.0  # Pareto shape of weights without a mean: no chain that starts from the flow makes up for that
 
@@ -75,11 +82,12 @@ def evidence(
     check(ok, ConfigError, f"temperature must lie in (0, 1], got {temperature!r}.")
     if isinstance(model, VariationalPosterior):
         check(not fitting, ConfigError, f"the posterior is fitted; leave out {', '.join(fitting)}.")
-        Problem.of(model, parameters)
         posterior = model
     else:
         posterior = fit_posterior(model, parameters, seed=seed, warn=False, **fitting)
-    notes = _missed(posterior)
+        parameters = None
+    problem = Problem.of(posterior, parameters)
+    notes = _missed(posterior, problem.density, seed)
     taken = None if samples is None else read_draws(samples, posterior.parameters)
     if taken is None and {"bridge", "harmonic"} & set(methods):
         posterior = posterior if posterior.chains is not None else _run_chains(posterior, seed)
@@ -121,10 +129,27 @@ def _attempt(method: str, run: Callable[[], EvidenceEstimate]) -> EvidenceEstima
         return EvidenceEstimate(method, math.nan, math.nan, {}, (str(error).rstrip("."),))
 
 
-def _missed(posterior: VariationalPosterior) -> tuple[str, ...]:
-    missed = posterior.diagnostics.missed
+def _missed(posterior: VariationalPosterior, density: UnnormalizedDensity, seed: int) -> tuple[str, ...]:
+    """Modes without draws of the flow, by the search of the fit and by one of our own with more starts.
+
+    All estimators here start from the flow, so that a mode that it lacks is lacking in all of them, and they agree.
+    """
+    missed = list(posterior.diagnostics.missed)
+    generator = torch.Generator().manual_seed(_seed(seed, 6))
+    try:
+        modes = explore(density, STARTS, generator)
+    except FlowError:  # no gradient, or no place to start from: then there is no second search
+        modes = []
+    log_z = posterior.diagnostics.log_evidence
+    with torch.no_grad():
+        found = [visit(posterior.flow, density, m, log_z, generator) for m in modes if m.converged]
+    known = [np.array(list(m.at.values())) for m in missed]
+    for mode in found:
+        at = np.array(list(mode.at.values()))
+        if not mode.covered and not any(k.shape == at.shape and np.allclose(k, at, 1e-2, 1e-2) for k in known):
+            missed.append(mode)
     where = "; ".join(", ".join(f"{k}={v:.4g}" for k, v in list(m.at.items())[:4]) for m in missed)
-    return (f"the flow misses {len(missed)} modes that the search found ({where})",) if missed else ()
+    return (f"the flow misses {len(missed)} modes that a search found ({where})",) if missed else ()
 
 
 def _run_chains(posterior: VariationalPosterior, seed: int) -> VariationalPosterior:

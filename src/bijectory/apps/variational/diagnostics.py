@@ -173,7 +173,7 @@ def diagnose(
     log_z, log_z_se = sample.weights.log_evidence()
     inside = ratios[ratios > -math.inf]
     with torch.no_grad():
-        found = [_mode(flow, density, m, float(log_z), generator) for m in modes if m.converged]
+        found = [visit(flow, density, m, float(log_z), generator) for m in modes if m.converged]
     result = Diagnostics(
         free_energy=-float(inside.mean()) if len(inside) == len(ratios) else math.inf,
         free_energy_se=float(inside.std()) / math.sqrt(len(inside)),
@@ -197,9 +197,10 @@ def diagnose(
     return sample, result
 
 
-def _mode(
+def visit(
     flow: Flow, density: UnnormalizedDensity, mode: Approximation, log_z: float, generator: torch.Generator
 ) -> Mode:
+    """How the flow covers a mode that a search found."""
     e = torch.randn(VISITS, len(mode.loc), generator=generator, dtype=torch.float64)
     x, _ = density.map.inverse(torch.cat([mode.loc + e @ mode.root.mT, mode.point[None]]))
     log_p = density.tolerant(x)
