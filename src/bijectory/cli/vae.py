@@ -43,11 +43,22 @@ def vae(
 ) -> None:
     """Fit a variational autoencoder: a latent code of every image, bounds on its likelihood, and draws."""
     options.claim(out, resume=resume, overwrite=overwrite)
-    words: dict[str, Any] = {"posterior": posterior, "posterior_args": options.settings(set_), "latent": latent, "net": net}
+    words: dict[str, Any] = {
+        "posterior": posterior,
+        "posterior_args": options.settings(set_),
+        "latent": latent,
+        "net": net,
+    }
     words |= {"likelihood": likelihood, "binarize": binarize, "prior": prior, "levels": levels, "warm_up": warm_up}
     words |= {"free_bits": free_bits} | options.widths(hidden)
-    training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "time_budget": options.seconds(time_budget)}
-    training = {k: v for k, v in training.items() if v is not None} | {"seed": seed, "progress": not quiet}
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "time_budget": options.seconds(time_budget),
+    }
+    training = {k: v for k, v in training.items() if v is not None}
+    training |= {"seed": seed, "progress": not quiet}
     from bijectory.cli.autoencoding import run_vae
 
     run_vae(data, out, words, training, resume=resume, report=not no_report, json=json, quiet=quiet)

@@ -73,7 +73,9 @@ def build_vae(
         check(len(gated) == 2, ConfigError, f"hidden={gated}: gated networks take (channels, width of the code).")
     scaled = levels if whole else 2 if likelihood == "bernoulli" else 0
     if encoder is None:
-        encoder = GatedEncoder(shape, gated[0], gated[1], scaled) if net == "gated" else DenseEncoder(shape, hidden, scaled)
+        encoder = (
+            GatedEncoder(shape, gated[0], gated[1], scaled) if net == "gated" else DenseEncoder(shape, hidden, scaled)
+        )
     if decoder is None:
         backwards = tuple(hidden)[::-1]
         gate = net == "gated"

@@ -39,10 +39,13 @@ def _sylvester(
 def _iaf(latent: int, context: int, *, layers: int = 4, hidden: Sequence[int] = (100,)) -> Steps:
     if latent == 1:
         return [Inverse(step) for step in alternating_layers(bounded_affine(layers), 1, context, layers, hidden)]
-    family, steps = bounded_affine(layers), []
+    family = bounded_affine(layers)
+    steps: Steps = []
     for k in range(layers):
         order = tuple(range(latent))[:: -1 if k % 2 else 1]
-        net = MaskedMLP(latent, family.n_params, hidden, context, order, head_scale=1.0)  # as for the moments, see below
+        net = MaskedMLP(
+            latent, family.n_params, hidden, context, order, head_scale=1.0
+        )  # as for the moments, see below
         steps.append(Inverse(Autoregressive(family, latent, context, hidden, net=net)))
     return steps[::-1]
 
