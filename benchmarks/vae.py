@@ -4,10 +4,10 @@
     python benchmarks/vae.py --frey frey_rawface.mat --out frey.jsonl
 
 ``--data`` is a folder with the four idx files. Everything but the posterior is the same: dense encoder and decoder, steps,
-rates, seeds, warm-up of the KL term; every flow has four steps. Images are binarized anew in every step; test images once.
+rates, seeds, warm-up of the KL term; every flow has four steps. Images are binarized anew in every step, test images once.
 For each posterior and seed one line of JSON: negative ELBO of all test images (five draws each), importance-weighted
-negative log-likelihood of the first ones with its standard error, active units, CPU seconds; at the end a table of
-means over the seeds.
+negative log-likelihood of the first ones with its standard error, active units, and CPU seconds of training; at the end a
+table of means over the seeds.
 """
 
 import argparse

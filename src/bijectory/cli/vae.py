@@ -57,7 +57,8 @@ def vae(
         "lr": lr,
         "time_budget": options.seconds(time_budget),
     }
-    training = {k: v for k, v in training.items() if v is not None} | {"seed": seed, "progress": not quiet}
+    training = {k: v for k, v in training.items() if v is not None}
+    training |= {"seed": seed, "progress": not quiet}
     from bijectory.cli.autoencoding import run_vae
 
     run_vae(data, out, words, training, resume=resume, report=not no_report, json=json, quiet=quiet)
