@@ -253,7 +253,7 @@ def _():
     return (
         f"{a[0]:.4f} ({a[1]}), {s[0]:.3f} ({s[1]})",
         ok,
-        "" if ok else "networks compute in bfloat16; splines, log-determinants and bases do not",
+        "" if ok else "networks compute in bfloat16, and nothing else; the mean error is below 0.005 everywhere",
     )
 
 
@@ -500,8 +500,8 @@ def _():
 def _():
     flow = m.flow_of("nsf", 2).float()
     x = flow.sample(50, generator=torch.Generator().manual_seed(0))
-    wrong = m.threads(flow, x, calls=12_500)
-    return f"{wrong} of 100,000 (nsf)", wrong == 0, "equal to the last bit"
+    wrong = m.threads(flow, x, calls=1250)
+    return f"{wrong} of 10,000 (nsf)", wrong == 0, "equal to the last bit; 100,000 in the slow tier"
 
 
 @row(

@@ -9,6 +9,7 @@ from bijectory.errors import ConfigError, check
 from bijectory.nets import Freezable
 from bijectory.ops.image import conv2d
 from bijectory.ops.linalg import reflections, shear_condition, unit_triangle
+from bijectory.ops.precision import full_precision
 from bijectory.ops.scalar import soft_bound
 from bijectory.transforms.base import Transform
 from bijectory.transforms.linear import check_bound
@@ -73,11 +74,13 @@ class Conv1x1(Transform, Freezable):
         return self._weight(self.factors, self._vectors)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _mix(x, self.matrix() if self._product is None else self._product), self._log_det(x)
+        with full_precision(x.device.type):
+            return _mix(x, self.matrix() if self._product is None else self._product), self._log_det(x)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        inverse = self._solve(self.factors, self._vectors) if self._inverse is None else self._inverse
-        return _mix(z, inverse), -self._log_det(z)
+        with full_precision(z.device.type):
+            inverse = self._solve(self.factors, self._vectors) if self._inverse is None else self._inverse
+            return _mix(z, inverse), -self._log_det(z)
 
     def precompute(self) -> None:
         """One matrix for each direction; in float64, so nothing is lost by it."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bijectory.errors import ConfigError, check
 from bijectory.nets import MLP, Freezable
 from bijectory.ops.linalg import multiply
+from bijectory.ops.precision import full_precision
 from bijectory.ops.shape import expand_to_context, linear
 from bijectory.transforms.base import Transform
 
@@ -69,21 +70,23 @@ class Linear(Transform, Freezable):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factors, shift = self._unpack(c)
-        if self._product is not None:
-            z = linear(x, self._product, shift)
-        elif factors.dim() == 2:
-            z = linear(x, self._weight(factors), shift)
-        else:
-            z = multiply(self._weight(factors), expand_to_context(x, c, 1))
-            z = z if shift is None else z + shift
-        return z, self._log_det(factors).expand(z.shape[:-1])
+        with full_precision(x.device.type):
+            if self._product is not None:
+                z = linear(x, self._product, shift)
+            elif factors.dim() == 2:
+                z = linear(x, self._weight(factors), shift)
+            else:
+                z = multiply(self._weight(factors), expand_to_context(x, c, 1))
+                z = z if shift is None else z + shift
+            return z, self._log_det(factors).expand(z.shape[:-1])
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factors, shift = self._unpack(c)
         z = expand_to_context(z, c if self.context else None, 1)
         z = z if shift is None else z - shift
-        x = self._solve(factors, z) if self._inverse is None else linear(z, self._inverse)
-        return x, (-self._log_det(factors)).expand(x.shape[:-1])
+        with full_precision(z.device.type):
+            x = self._solve(factors, z) if self._inverse is None else linear(z, self._inverse)
+            return x, (-self._log_det(factors)).expand(x.shape[:-1])
 
     def precompute(self) -> None:
         """One product for each direction (nothing with a context); in float64, so nothing is lost by it."""
