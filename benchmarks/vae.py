@@ -81,6 +81,8 @@ def run(
     began = time.process_time()
     result = bj.fit(vae, data, objective=loss, config=config, callbacks=[Anneal(objective, steps=steps // 5)])
     seconds = time.process_time() - began
+    if result.stop_reason != "completed":
+        raise SystemExit(f"{name}, seed {seed}: {result.stop_reason} after {result.steps} steps; nothing is recorded")
     return {
         "posterior": name,
         "seed": seed,
