@@ -1,5 +1,7 @@
 """Anomaly detection: honest rates, power, the column to blame, and refusals."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +29,8 @@ from bijectory.apps.anomaly import (
     rows_needed,
 )
 from bijectory.errors import ConfigError, DataError, NonFiniteError
+from bijectory.report import write_anomaly_report
+from bijectory.report.anomaly_content import anomaly_verdicts
 from bijectory.tables import Column
 from images_support import QUICK, blobs, simple
 
@@ -484,3 +488,38 @@ def test_a_flow_of_classes_judges_images_by_their_likeliest_class():
     for method in ("log-likelihood", "density-of-states"):
         detector = Detector(model, fresh[:100], reference=fresh[100:], method=method)
         assert detector.flag(np.full((5, 4, 4), 7), 0.02).all()
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_judges_what_was_promised(model, tmp_path):
+    detector = Detector(model, model.sample(1500, seed=0))
+    rows = model.sample(500, seed=1)
+    odd = np.arange(500) < 25
+    rows[odd] += 8 * rows.std()
+    rows.loc[499, "b"] = np.nan
+    found = detector.judge(rows, 0.05, nonfinite="propagate")
+    lights = {v.name: v.light for v in anomaly_verdicts(found, found.evaluate(odd))}
+    assert lights["rows flagged"] == "warn"  # more than chance
+    assert {v for k, v in lights.items() if k != "rows flagged"} == {"good"}
+    page = write_anomaly_report(tmp_path / "report", detector, rows, found, labels=odd).read_text()
+    assert page.count("<figure") == 3
+    assert "false alarms as promised: good" in page
+    clean = detector.judge(model.sample(500, seed=2), 0.05)
+    assert {v.light for v in anomaly_verdicts(clean, None)} == {"good"}
+    other = Detector(model, gaussian(seed=5).sample(1500, seed=0))  # calibrated on rows of another kind
+    wrong = other.judge(rows[~odd][:-1], 0.05)
+    lights = {v.name: v.light for v in anomaly_verdicts(wrong, wrong.evaluate(np.arange(474) % 2))}  # labels at random
+    assert lights["the rest is ordinary"] == "bad"
+    assert lights["anomalies are told apart"] == "bad"
+    few = Detector(model, model.sample(25, seed=0)).judge(rows[:100], 0.05, control="discoveries")
+    assert {v.name: v.light for v in anomaly_verdicts(few, None)}["held-out rows suffice"] == "warn"
+    assert "cannot be told from chance" in write_anomaly_report(tmp_path / "few", detector, rows[:100], few).read_text()
+    alarming = dataclasses.replace(found, flagged=np.ones(500, bool))
+    lights = {v.name: v.light for v in anomaly_verdicts(alarming, alarming.evaluate(odd))}
+    assert lights["false alarms as promised"] == "bad"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "schema.json").write_text("{}")
+    with pytest.raises(ConfigError, match="run folder"):
+        write_anomaly_report(tmp_path / "run", detector, rows, found)

@@ -87,7 +87,7 @@ class Surprise:
     Example:
         >>> surprise = Surprise(np.random.default_rng(0).exponential(size=5000))
         >>> surprise.nats(np.array([1.0, 4.0, 20.0])).round(0)
-        array([ 1.,  4., 20.])
+        array([ 1.,  4., 19.])
     """
 
     def __init__(self, scores: NDArray[np.float64]) -> None:
