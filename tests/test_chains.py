@@ -16,7 +16,7 @@ from bijectory.apps.variational.mcmc import (
     DualAveraging,
     Latent,
     _global_move,
-    _hamiltonian,
+    hamiltonian,
     independence_metropolis,
     neutra,
 )
@@ -167,7 +167,7 @@ def test_moves_leave_the_target_as_it_is(move):
         if move == "global":
             z, log_p, g = _global_move(target, flow, z, log_p, g, generator)
         else:
-            z, log_p, g, _, _ = _hamiltonian(target, z, log_p, g, 0.7, generator)
+            z, log_p, g, _, _ = hamiltonian(target, z, log_p, g, 0.7, generator)
     assert (z != start).double().mean() > 0.5
     x = target.data(z)
     assert x.mean().item() == pytest.approx(1, abs=0.03)

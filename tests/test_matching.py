@@ -70,7 +70,7 @@ class Scaled(bj.Density):
         raise NotImplementedError
 
     def rsample(self, shape=(), c=None, *, generator=None):
-        return self.scale * torch.randn(shape, 2, dtype=F64)
+        return self.scale * torch.randn(*shape, 2, dtype=F64)
 
 
 def gaussian_rows(n, seed):

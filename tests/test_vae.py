@@ -278,7 +278,7 @@ def test_likelihoods_say_what_a_decoder_must_put_out():
     assert issubclass(BernoulliPixels, Likelihood)
     with pytest.raises(ShapeError, match=r"turns latents \(3, 2\) into \(3, 5\), expected \(3, 1, 1, 2, 2\)"):
         BernoulliPixels((1, 2, 2), 2, nn.Linear(2, 5)).mean(torch.zeros(3, 2))
-    with pytest.raises(ContextError, match="got no latent"):
+    with pytest.raises(ContextError, match="got context=None"):
         BernoulliPixels(3, 2, nn.Linear(2, 3)).log_prob(torch.zeros(4, 3))
 
 

@@ -29,7 +29,8 @@ def test_runs_of_another_kind_are_named(cli, folders, run_folder, table):
     for kind, word in (("image", "run of images"), ("posterior", "posterior")):
         refused(cli("compare", run_folder, folders[kind], table), 2, word, "runs of tables")
         refused(cli("distill", folders[kind], "-o", folders[kind] / "out"), 2, word, "runs of tables")
-        refused(cli("anomaly", folders[kind], table), 2, word)
+    refused(cli("anomaly", folders["posterior"], table), 2, "posterior")
+    refused(cli("anomaly", folders["image"], table), 3, "no file of images")
     for verb in ("score", "predict"):
         refused(cli(verb, folders["ratio"], table), 4, "comparison of two tables")
         refused(cli(verb, folders["study"], table), 4, "bijectory sbi")

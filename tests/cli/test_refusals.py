@@ -160,12 +160,12 @@ def test_what_does_not_converge_has_a_code_of_its_own(cli, run_folder, table, mo
     def fails(*_, **__):
         raise ConvergenceError("inverse did not reach 1e-6 in 200 iterations for 3 of 512 rows; raise max_steps.")
 
-    monkeypatch.setattr("bijectory.apps.TableFlow.score_samples", fails)
+    monkeypatch.setattr("bijectory.apps.TableFlow.score_parts", fails)
     refused(cli("score", run_folder, table), 5, "3 of 512 rows")
 
 
 def test_a_defect_is_called_one(cli, run_folder, table, monkeypatch):
-    monkeypatch.setattr("bijectory.apps.TableFlow.score_samples", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("bijectory.apps.TableFlow.score_parts", lambda *_, **__: 1 / 0)
     refused(cli("score", run_folder, table), 1, "unexpected ZeroDivisionError", "--debug")
 
 

@@ -267,7 +267,10 @@ class TableFlow:
         Raises:
             CheckpointError: If a file is missing, altered, or does not belong to the others.
         """
-        for record, what in (("ratio.json", "a comparison of two tables"), ("study.json", "a run of `bijectory sbi`")):
+        for record, what in (
+            ("ratio.json", "a comparison of two tables"),
+            ("study.json", "the posterior of a simulator (`bijectory sbi`)"),
+        ):
             foreign = (Path(folder) / record).exists() and not (Path(folder) / SCHEMA).exists()
             check(
                 not foreign,

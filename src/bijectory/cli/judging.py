@@ -11,7 +11,7 @@ from bijectory.apps import Detector, TableFlow, read_images, run_kind
 from bijectory.apps.anomaly import Findings, PatchExplanation, read_labels
 from bijectory.apps.images import write_grid
 from bijectory.cli.output import say, write_frame, write_json
-from bijectory.errors import ConfigError, DataError, check
+from bijectory.errors import CheckpointError, ConfigError, DataError, check
 from bijectory.report import write_anomaly_report
 from bijectory.tables import read_table
 
@@ -44,7 +44,12 @@ class Case:
         Raises:
             DataError: If a file cannot be read, or has no such labels.
         """
-        if run_kind(run) != "image":
+        kind = run_kind(run)
+        check(
+            kind in ("table", "image"), ConfigError, f"{run} holds a {kind}; anomaly is for runs of tables and images."
+        )
+        check(run.is_dir() or not run.exists(), CheckpointError, f"{run} is a file, not a run folder; mind the order.")
+        if kind == "table":
             frame, known = read_table(data), None
             if labels is not None:
                 have = ", ".join(map(str, frame.columns))

@@ -25,14 +25,19 @@ def rows(n: int) -> str:
     return f"{n} row{'' if n == 1 else 's'}"
 
 
-def write_frame(frame: "pd.DataFrame", out: Path | None) -> None:
-    """A table as CSV to stdout, or to a file whose suffix chooses between CSV and Parquet."""
+def check_place(out: Path | None) -> None:
+    """Make sure that rows can be written to ``out``."""
     if out is not None and str(out) != "-":
         check(not out.is_dir(), ConfigError, f"--out {out} is a folder; name a file in it, {out / 'rows.csv'}.")
         there = f"--out {out}: there is no folder {out.parent}; make it first, or name another file."
         check(out.parent.is_dir(), ConfigError, there)
         ours = out.suffix.lower() not in FOREIGN
         check(ours, ConfigError, f"--out {out}: rows are written as CSV or Parquet; name the file .csv or .parquet.")
+
+
+def write_frame(frame: "pd.DataFrame", out: Path | None) -> None:
+    """A table as CSV to stdout, or to a file whose suffix chooses between CSV and Parquet."""
+    check_place(out)
     if out is None or str(out) == "-":
         frame.to_csv(sys.stdout, index=False)
     elif out.suffix in {".parquet", ".pq"}:

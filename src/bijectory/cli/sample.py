@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from bijectory.cli import options
-from bijectory.cli.output import rows, say, write_frame
+from bijectory.cli.output import check_place, rows, say, write_frame
 from bijectory.cli.words import Quiet, Run, Words
 from bijectory.errors import ConfigError, check
 
@@ -59,5 +59,6 @@ def sample(
     listing = ", ".join(known) or "none"
     check(not strange, ConfigError, f"--given {strange}: the given columns of this run are: {listing}.")
     table = read_table(given_from) if given_from else {k: [v] for k, v in conditions.items()} or None
+    check_place(out)
     count = write_parts(model.sample_parts(1000 if n is None else n, given=table, seed=seed), out)
     say(f"{rows(count)} drawn{f', written to {out}' if out else ''}", quiet=quiet)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from bijectory.cli.output import rows, say, write_json
+from bijectory.cli.output import check_place, rows, say, write_json
 from bijectory.cli.words import Json, Quiet, Run
 from bijectory.errors import ConfigError, check
 
@@ -41,6 +41,7 @@ def score(
         score_events(run, data, samples, out, json=json, quiet=quiet)
         return
     check(samples is None, ConfigError, "--samples is for images; leave it out.")
+    check_place(out)
     found = score_file(TableFlow.load(run), data, out, write=out is not None or not json, nonfinite=nonfinite)  # type: ignore[arg-type]  # checked there
     if json:
         write_json(dataclasses.asdict(found))

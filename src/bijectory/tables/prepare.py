@@ -15,7 +15,7 @@ from bijectory.errors import DataError, check
 from bijectory.tables.schema import Column
 from bijectory.transforms import Chain, Elementwise, Partition, Standardize, Transform
 
-SMALLEST, LARGEST = 1e-150, 1e150  # sizes whose squares are numbers of float64
+SMALLEST = 1e-150  # its square is still a number of float64
 HEAVY = 30.0  # so many robust deviations from the median make a tail heavy
 FAMILIES: dict[str, Bijection] = {"bounded": Logit(), "positive": Log(), "heavy": Arcsinh()}
 
@@ -75,9 +75,11 @@ def measure(column: Column, x: np.ndarray, weight: np.ndarray | None = None, *, 
         rows = torch.from_numpy(column.inside(x)[:, None])
         loc, scale = _moments(Chain(*unconstrain([column])).double()(rows)[0][:, 0].numpy(), weight)
     size = np.abs(x).max()
-    remedy = "subtract an offset first" if SMALLEST < size < LARGEST else "divide it by a power of ten first"
+    large = f"column {column.name!r} holds {size:.3g}, too large to square in float64; divide it by a power of ten."
+    check(bool(np.isfinite(scale)), DataError, large)
+    remedy = "subtract an offset first" if size > SMALLEST else "multiply it by a power of ten first"
     check(
-        np.isfinite(scale) and (column.kind != "numeric" or scale > 2 * np.spacing(size)),
+        column.kind != "numeric" or scale > 2 * np.spacing(size),
         DataError,
         f"column {column.name!r} varies by {scale:.3g} around {loc:.17g}, which float64 cannot resolve; {remedy}.",
     )

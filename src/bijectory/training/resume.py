@@ -39,6 +39,7 @@ def unpack(run: Run, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
             groups[kind][rest] = value
     _check_fits(run.model.state_dict(), groups["model"])
     run.model.load_state_dict(groups["model"])
+    _check_fits(run.model.state_dict(), groups["best"])
     run.best = {k: v.to(run.best[k].device) for k, v in groups["best"].items()}
     if run.ema is not None:
         for name, shadow in run.ema.shadow.items():
@@ -49,6 +50,11 @@ def unpack(run: Run, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     for name, value in groups["optimizer"].items():
         index, _, key = name.partition("/")
         like = params[int(index)]
+        if value.shape not in (like.shape, torch.Size()):  # moments, or a number
+            raise CheckpointError(
+                f"cannot resume: the checkpoint belongs to another model: moments of {tuple(value.shape)} for a parameter of "
+                f"{tuple(like.shape)}."
+            )
         if value.shape == like.shape:  # in the strides of its parameter: fused kernels walk through memory, not indices
             value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
