@@ -52,7 +52,7 @@ def unpack(run: Run, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         like = params[int(index)]
         if value.shape not in (like.shape, torch.Size()):  # moments, or a number
             raise CheckpointError(
-                f"cannot resume: the checkpoint belongs to another model: moments of {tuple(value.shape)} for a parameter of "
+                f"cannot resume: the checkpoint belongs to another model: moments {tuple(value.shape)} of a parameter "
                 f"{tuple(like.shape)}."
             )
         if value.shape == like.shape:  # in the strides of its parameter: fused kernels walk through memory, not indices
