@@ -63,8 +63,8 @@ def two_sample_test(
         >>> a, b, c = rng.normal(size=(300, 2)), rng.normal(size=(300, 2)), rng.normal(size=(300, 2)) ** 3
         >>> two_sample_test(a, b, classifier="quadratic").p_value > 0.05
         True
-        >>> two_sample_test(a, c, classifier="quadratic").p_value
-        0.001
+        >>> two_sample_test(a, c, classifier="quadratic").p_value < 0.01
+        True
     """
     check(permutations >= 19, ConfigError, f"permutations={permutations} is too few; use at least 19.")
     check_classifier(classifier)

@@ -22,7 +22,7 @@ class RatioWeights:
         importance: The weights as those of importance sampling, for expectations with standard errors.
 
     Example:
-        >>> RatioWeights(np.ones(3), np.ones(3), psis(torch.zeros(3), warn=False)).ess
+        >>> round(RatioWeights(np.ones(3), np.ones(3), psis(torch.zeros(3), warn=False)).ess, 6)
         3.0
     """
 
