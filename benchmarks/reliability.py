@@ -404,7 +404,12 @@ def _():
 
 @row(20, "planted faults killed by the tests", "all of ≥ 40", "zuko 1 of 1 tried; nflows, normflows, FrEIA 0")
 def _():
-    return "not measured by this program", None, "a program of its own plants them"
+    found = ROOT / "mutants.jsonl"  # faults that are in it are not planted again
+    words = [sys.executable, str(ROOT / "benchmarks" / "mutants.py"), "--out", str(found)]
+    subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    rows = [json.loads(line) for line in found.read_text().splitlines()]
+    killed = sum(row["killed"] for row in rows)
+    return f"{killed} of {len(rows)}", killed == len(rows) >= 40, "`make mutants`"
 
 
 @row(21, "weights under wrong hyper-parameters", "refused, always", "14 to 210 nats off, silent")
