@@ -315,7 +315,7 @@ def _():
     ranked = rank(fitted.posterior, simulate(prior, model, 1000, seed=1), seed=2)
     u = (ranked.draws < ranked.theta).double().mean(0)
     inside = float(((u > 0.05) & (u < 0.95)).double().mean())
-    p = min(test.p for test in sbc(ranked).tests.values())
+    p = min(part.ks_p for part in sbc(ranked).parts.values())
     return (
         f"least p {p:.2g}; 90 % intervals cover {inside:.1%}",
         p > 1e-3 and 0.87 <= inside <= 0.93,

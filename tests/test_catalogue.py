@@ -293,7 +293,7 @@ calls = [
     lambda: bj.StandardNormal(4).log_prob(Z(6, 1)),
     lambda: bj.RationalQuadratic(bins=0), lambda: bj.RationalQuadratic(bound=-1.0), lambda: bj.nsf(4, layrs=3),
     lambda: bj.Flow(None, bj.StandardNormal(2)), lambda: bj.ActNorm(2).initialize(torch.ones(1, 2)),
-    lambda: f.check(torch.full((9, 4), float("nan"))), lambda: bj.Logit()(torch.full((1,), 2.0), Z(0))[0],
+    lambda: f.check(torch.full((9, 4), float("nan"))), lambda: bj.Logit().forward(torch.full((1,), 2.0), Z(0, 1))[0],
     lambda: FlowDensity("nope").fit(np.zeros((9, 2))), lambda: FlowDensity().fit(np.full((9, 2), np.nan)),
     lambda: FlowDensity().fit(np.zeros((1, 2))), lambda: FlowDensity(lr=-1).fit(np.eye(9)), lambda: bj.load("nowhere"),
     lambda: main(["score", "nowhere", "rows.csv"]), lambda: main(["fit"]),
