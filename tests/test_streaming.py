@@ -51,8 +51,9 @@ def test_parts_are_the_table(tmp_path):
     for path in files(tmp_path):
         parts = list(read_parts(path, rows=5))
         expected = read_table(path).reset_index(drop=True)
-        assert len(parts) == (1 if path.suffix == ".npz" else 5), path.name
-        assert [p.index[0] for p in parts] == [5 * k for k in range(len(parts))]
+        number = {"t.npz": 1, "t.parquet": 6}.get(path.name, 5)  # a part of a Parquet file ends with its group of rows
+        assert len(parts) == number, path.name
+        assert [p.index[0] for p in parts] == np.cumsum([0, *map(len, parts)])[:-1].tolist()
         pd.testing.assert_frame_equal(pd.concat(parts), expected, check_index_type=False)
     assert len(list(read_parts(tmp_path / "t.npy", part_bytes=3 * 8 * 10))) == 3
 
@@ -171,7 +172,7 @@ def test_drawn_in_parts_is_drawn_whole(monkeypatch):
 
 
 PROGRAM = """
-import resource, sys, numpy as np, bijectory as bj
+import sys, numpy as np, bijectory as bj
 from bijectory.apps import TableFlow, score_file
 from bijectory.tables import Column, Schema, write_parts
 from pathlib import Path
@@ -181,11 +182,14 @@ model = TableFlow(bj.real_nvp(6, layers=2, hidden=(8,)).double(), Schema(columns
 score_file(model, folder / "t.npy", folder / "s.parquet")
 write_parts(model.sample_parts(rows, seed=0), folder / "d.parquet")
 score_file(model, folder / "d.parquet", write=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow  # 25 s of CPU
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="ru_maxrss of a child starts with what its parent held; /proc does not"
+)
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     """3 million rows of 6 numbers are 144 MB in a frame, and several times that where they are copied."""
     peaks = []
@@ -201,5 +205,5 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
             check=True,
             env=os.environ | {"PYTHONPATH": str(Path(bj.__file__).parents[1])},
         )
-        peaks.append(int(out.stdout) * (1 if sys.platform == "darwin" else 1024))
+        peaks.append(int(out.stdout) * 1024)
     assert peaks[1] < peaks[0] + 150e6, peaks

@@ -100,8 +100,9 @@ def _parquet(path: Path, sep: str | None, size: Any) -> Iterator[pd.DataFrame]:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             kept = [name for name in schema.names if name not in _stored_index(schema.pandas_metadata)]
-            for batch in file.iter_batches(size(len(schema.names)), columns=kept):
-                yield batch.to_pandas()
+            for group in range(file.num_row_groups):  # asked for all at once, arrow keeps those it has read
+                for batch in file.iter_batches(size(len(schema.names)), row_groups=[group], columns=kept):
+                    yield batch.to_pandas()
     except OSError:
         raise
     except (ValueError, TypeError, RuntimeError) as error:  # pyarrow's own family derives from these
