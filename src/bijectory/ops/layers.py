@@ -102,6 +102,7 @@ class Program:
         for layer, spec in zip(self.layers, specs, strict=True):
             self._fill(layer, spec)
         self.sums = sum(sum(s.net.widths) for s in specs if s.net)
+        self.sweeps = any(s.sweeps for s in specs)
         ends = itertools.accumulate(2 * s.depth + 1 for s in specs)
         self.terms = [end - 1 for end in ends]  # places of the terms of a context
         self._space: dict[tuple[torch.dtype, bool], int] = {}
@@ -199,36 +200,38 @@ def run(
 def run_back(
     program: Program, kept: Kept, tensors: Sequence[Tensor | None], g_y: Tensor, g_ladj: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Cotangents of ``x``, ``(batch, features)``, and of all tensors of its dtype."""
+    """Cotangents of ``x``, ``(batch, features)``, and of all tensors but orders."""
     n, d, dtype = g_y.shape[0], program.features, g_y.dtype
     g_x = torch.empty(d, n, dtype=dtype)
     blocks = -(-n // BLOCK)
     call = function(dtype, "layers_back", _BACK)
     size, pointers = program.space(dtype, back=True), _pointers(tensors)
     by_row, by_feature = g_y.stride()
-    terms = {i: torch.empty_like(t) for i in program.terms if (t := tensors[i]) is not None}  # written; weights: summed
-    weights = [i for i, t in enumerate(tensors) if t is not None and t.dtype == dtype and i not in terms]
-    total = sum(tensors[i].numel() for i in weights)  # type: ignore[union-attr]
-
-    def split(flat: Tensor) -> list[Tensor | None]:
-        gradients: list[Tensor | None] = [terms.get(i) for i in range(len(tensors))]
-        for i, part in zip(weights, flat.split([tensors[i].numel() for i in weights]), strict=True):  # type: ignore[union-attr]
-            gradients[i] = part.view_as(tensors[i])  # type: ignore[arg-type]
-        return gradients
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
+        if (term := tensors[i]) is not None:
+            gradients[i] = torch.empty_like(term)
+    weights = [i for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.is_floating_point()]
+    sizes = [tensors[i].numel() for i in weights]  # type: ignore[union-attr]
+    offsets = list(itertools.accumulate(sizes, initial=0))
 
     def part(first: int, last: int) -> Tensor:
-        flat, space = torch.zeros(total, dtype=dtype), torch.empty(size, dtype=dtype)
+        flat, space = torch.zeros(offsets[-1], dtype=dtype), torch.empty(size, dtype=dtype)
+        own, start = _pointers(gradients), flat.data_ptr()
+        for i, offset in zip(weights, offsets, strict=False):
+            own[i] = start + offset * dtype.itemsize
         call(
             program.layers, len(program.specs), pointers, kept.points.data_ptr(), _pointer(kept.sums), g_y.data_ptr(),
-            by_feature, by_row, g_ladj.data_ptr(), g_ladj.stride(0), g_x.data_ptr(), _pointers(split(flat)), n,
-            space.data_ptr(), first, last,
+            by_feature, by_row, g_ladj.data_ptr(), g_ladj.stride(0), g_x.data_ptr(), own, n, space.data_ptr(), first, last,
         )  # fmt: skip
         return flat
 
-    first, *others = in_threads(part, blocks)
+    flat, *others = in_threads(part, blocks)
     for other in others:
-        first += other
-    return g_x.mT, split(first)
+        flat += other
+    for i, piece in zip(weights, flat.split(sizes), strict=True):
+        gradients[i] = piece.view(tensors[i].shape) if tensors[i].dim() > 1 else piece  # type: ignore[union-attr]
+    return g_x.mT, gradients
 
 
 def _pointer(t: Tensor | None) -> int | None:

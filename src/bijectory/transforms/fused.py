@@ -7,8 +7,8 @@ rational-quadratic splines and affine maps, permutations and linear layers, in b
 by one as ever.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from bijectory.nets.masked import MaskedDense
 from bijectory.nets.mlp import Dense
 from bijectory.ops.eager import is_direct
 from bijectory.ops.layers import ACTIVATIONS, DEEPEST, Kept, Net, Program, Spec, plain, run, run_back
-from bijectory.ops.native import MOST_BINS, is_first_order
+from bijectory.ops.native import MOST_BINS, REALS, is_first_order
 from bijectory.ops.shape import expand_to_context, linear
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
@@ -43,9 +43,9 @@ class Run:
     def __init__(self, layers: Sequence[Transform]) -> None:
         self.layers = list(layers)
         self.context = max(layer.context for layer in layers)
-        self.programs: dict[Way, Program] = {
-            "forward": Program([describe(layer, "forward") for layer in self.layers]),
-            "inverse": Program([describe(layer, "inverse") for layer in reversed(self.layers)]),
+        self.ways: dict[Way, tuple[Program, Sources]] = {
+            "forward": (Program([describe(layer, "forward") for layer in layers]), Sources(layers, "forward")),
+            "inverse": (Program([describe(layer, "inverse") for layer in layers[::-1]]), Sources(layers[::-1], "inverse")),
         }
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -65,21 +65,22 @@ class Run:
         return self._apply("inverse", z, c)[0]
 
     def _apply(self, way: Way, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        layers, program = self.layers if way == "forward" else self.layers[::-1], self.programs[way]
+        program, sources = self.ways[way]
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        batch = x.shape[:-1]
+        if not fits(x, c, sources):
+            return one_by_one(self.layers if way == "forward" else self.layers[::-1], way, x, c)
+        tensors, ladj = sources(c, x.shape[:-1])
+        graph = torch.is_grad_enabled() and (x.requires_grad or any(t is not None and t.requires_grad for t in tensors))
+        if graph and program.sweeps:
+            return one_by_one(self.layers if way == "forward" else self.layers[::-1], way, x, c)
         points = x if x.dim() == 2 else x.movedim(-1, 0).reshape(program.features, -1).mT
-        tensors, ladj = gather(layers, way, c, batch) if fits(x, c, layers) else (None, None)
-        graph = torch.is_grad_enabled() and (x.requires_grad or any(t is not None and t.requires_grad for t in tensors or ()))
-        if tensors is None or graph and any(spec.sweeps for spec in program.specs):
-            return one_by_one(layers, way, x, c)
         if graph:
             y, total = _Run.apply(program, points, *tensors)
         else:
             y, total, _ = run(program, points, tensors, keep=False)
         if x.dim() != 2:
-            y, total = y.mT.reshape(program.features, *batch).movedim(0, -1), total.reshape(batch)
+            y, total = y.mT.reshape(program.features, *x.shape[:-1]).movedim(0, -1), total.reshape(x.shape[:-1])
         return y, total if ladj is None else total + ladj
 
 
@@ -118,12 +119,11 @@ def one_by_one(layers: Sequence[Transform], way: Way, x: Tensor, c: Tensor | Non
     return x, total  # type: ignore[return-value]  # a run holds at least one layer
 
 
-def fits(x: Tensor, c: Tensor | None, layers: Sequence[Transform]) -> bool:
+def fits(x: Tensor, c: Tensor | None, sources: "Sources") -> bool:
     """Whether a call can be native: on the CPU, of one dtype with the weights and the context, without autocast."""
-    weight = next((p for layer in layers for p in layer.parameters()), x)
-    same = x.dtype == weight.dtype and (c is None or c.dtype == x.dtype)
-    known = x.dtype in (torch.float32, torch.float64) and x.device.type == "cpu"
-    return same and known and is_direct(x) and (c is None or is_direct(c)) and not torch.is_autocast_enabled("cpu")
+    if x.dtype not in REALS or x.device.type != "cpu" or not is_direct(x) or torch.is_autocast_enabled("cpu"):
+        return False
+    return sources.dtype == x.dtype and (c is None or c.dtype == x.dtype and is_direct(c))
 
 
 # ---- what a layer is to the kernels --------------------------------------------------------------------------------------
@@ -193,58 +193,75 @@ def describe(layer: Transform, way: Way) -> Spec:
     return Spec(layer.features, conditioner, every, b.n_params, grid, bound, way == "inverse")  # type: ignore[arg-type]
 
 
-def gather(layers: Sequence[Transform], way: Way, c: Tensor | None, batch: torch.Size) -> tuple[Tensors, Tensor | None]:
-    """The tensors of a run in the order of ``ops.layers``, and the log-determinants that do not depend on the point."""
-    tensors: Tensors = []
-    matrices, ladj = _matrices(layers, way)
-    for layer in layers:
-        own, own_way = unwrap(layer, way)
-        if isinstance(own, Permutation):
-            tensors += [own._order if own_way == "forward" else own._rank, None, None]
-        elif isinstance(own, Linear):
-            tensors += [*matrices[id(layer)], None]
-        else:
-            dense: list[Dense | MaskedDense] = [*own.net.layers, own.net.head]  # type: ignore[union-attr]
-            for product in dense:
-                tensors += [product.weight, product.bias]
-            tensors.append(_term(dense[0], c, batch) if own.context else None)
-    return tensors, ladj
+class Sources:
+    """Where the tensors of a run come from, in the order of ``ops.layers``.
 
-
-def _term(first: Dense | MaskedDense, c: Tensor | None, batch: torch.Size) -> Tensor | None:
-    """What the context adds to the first product, ``(width, N)``."""
-    term = linear(c, first.context_weight)  # type: ignore[arg-type]
-    return term.expand(*batch, term.shape[-1]).movedim(-1, 0).reshape(term.shape[-1], -1).contiguous()
-
-
-def _matrices(layers: Sequence[Transform], way: Way) -> tuple[dict[int, tuple[Tensor, Tensor | None]], Tensor | None]:
-    """Matrix and bias of every linear layer in the direction, and the sum of the log-determinants.
-
-    Layers that differ in nothing but their weights are made into matrices together.
+    Args:
+        layers: In the order of application.
+        way: The direction.
     """
-    groups: dict[Any, list[tuple[int, Linear]]] = {}
-    for layer in layers:
-        own, own_way = unwrap(layer, way)
-        if isinstance(own, Linear):
-            plain_facts = tuple(v for v in vars(own).values() if isinstance(v, (bool, int, float)))
-            groups.setdefault((type(own), own_way == "inverse", own.is_frozen, plain_facts), []).append((id(layer), own))
-    made: dict[int, tuple[Tensor, Tensor | None]] = {}
-    total = None
-    for (_, back, *_), members in groups.items():
-        factors = torch.stack([own.factors for _, own in members])
-        if members[0][1]._product is not None:
-            weights = [own._inverse if back else own._product for _, own in members]
-        elif back:
-            eye = torch.eye(factors.shape[-1], dtype=factors.dtype)
-            weights = members[0][1]._solve(factors.unsqueeze(1), eye).mT.unbind()
-        else:
-            weights = members[0][1]._weight(factors).unbind()
-        for (key, own), weight in zip(members, weights, strict=True):
-            shift = own.shift if own.shift is None or not back else -(weight @ own.shift)
-            made[key] = weight.contiguous(), shift
-        ladj = members[0][1]._log_det(factors).sum()
-        total = (-ladj if back else ladj) if total is None else total + (-ladj if back else ladj)
-    return made, total
+
+    def __init__(self, layers: Sequence[Transform], way: Way) -> None:
+        # Weights are looked up where a module keeps them, many times faster than as its attributes.
+        self.slots: list[tuple[dict[str, Any], str] | None] = []
+        self.terms: list[tuple[int, Dense | MaskedDense]] = []
+        self.linears: dict[Any, list[tuple[int, Linear]]] = {}
+        for layer in layers:
+            own, own_way = unwrap(layer, way)
+            if isinstance(own, Permutation):
+                self.slots += [(own._buffers, "_order" if own_way == "forward" else "_rank"), None, None]
+            elif isinstance(own, Linear):  # those that differ in nothing but their weights are made into matrices together
+                facts = tuple(v for v in vars(own).values() if isinstance(v, (bool, int, float)))
+                self.linears.setdefault((type(own), own_way, facts), []).append((len(self.slots), own))
+                self.slots += [None, None, None]
+            else:
+                products: list[Dense | MaskedDense] = [*own.net.layers, own.net.head]  # type: ignore[union-attr, list-item]
+                for product in products:
+                    self.slots += [(product._parameters, "weight"), (product._parameters, "bias")]
+                if own.context:
+                    self.terms.append((len(self.slots), products[0]))
+                self.slots.append(None)
+        self.first = next(i for i, slot in enumerate(self.slots) if slot is not None and slot[1] == "weight")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        where, name = self.slots[self.first]  # type: ignore[misc]
+        return where[name].dtype
+
+    def __call__(self, c: Tensor | None, batch: torch.Size) -> tuple[Tensors, Tensor | None]:
+        """The tensors, and the log-determinants that do not depend on the point.
+
+        Args:
+            c: Context.
+            batch: Joint batch shape of ``x`` and ``c``.
+        """
+        tensors: Tensors = [None if slot is None else slot[0][slot[1]] for slot in self.slots]
+        for i, product in self.terms:
+            term = linear(c, product.context_weight)  # type: ignore[arg-type]
+            tensors[i] = term.expand(*batch, term.shape[-1]).movedim(-1, 0).reshape(term.shape[-1], -1).contiguous()
+        total = None
+        for (_, way, _), members in self.linears.items():
+            weights, ladj = _matrices([own for _, own in members], way)
+            for (i, own), weight in zip(members, weights, strict=True):
+                tensors[i] = weight
+                tensors[i + 1] = own.shift if own.shift is None or way == "forward" else -(weight @ own.shift)
+            total = ladj if total is None else total + ladj
+        return tensors, total
+
+
+def _matrices(layers: Sequence[Linear], way: Way) -> tuple[Sequence[Tensor], Tensor]:
+    """The matrices of linear layers of one kind in a direction, and the sum of their log-determinants."""
+    factors = torch.stack([layer.factors for layer in layers])
+    ladj = layers[0]._log_det(factors).sum()
+    if layers[0]._product is not None:
+        weights = [layer._product if way == "forward" else layer._inverse for layer in layers]
+    elif way == "forward":
+        weights = layers[0]._weight(factors).contiguous().unbind()
+    else:
+        eye = torch.eye(factors.shape[-1], dtype=factors.dtype)
+        weights = layers[0]._solve(factors.unsqueeze(1), eye).mT.contiguous().unbind()
+    return weights, ladj if way == "forward" else -ladj
 
 
 def fuse(layers: Sequence[Transform]) -> list[Transform | Run]:

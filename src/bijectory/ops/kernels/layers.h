@@ -1,13 +1,13 @@
 // Whole layers of a flow in one call: the conditioner, the scalar map of every feature, and the sum of the log-determinants.
 //
-// A block of 64 rows of data goes through all layers before the next one starts, so activations and spline parameters never
-// leave the caches. In memory a block is feature-major: (features, ld), ld the rows rounded up to whole vectors; what is
+// Rows of data go through in blocks of 64, so that activations and spline parameters never leave the caches, and eight blocks
+// go through a layer before the next layer starts, so that its weights are fetched once for them all. In memory a block is feature-major: (features, ld), ld the rows rounded up to whole vectors; what is
 // beyond the last row is zero on the way in, and its derivatives are zero on the way back.
 #pragma once
 #include "product.h"
 #include "spline.h"
 
-enum { DEEPEST = 8, BLOCK = 64 };  // products of a conditioner; rows of data in a block
+enum { DEEPEST = 8, BLOCK = 64, GROUP = 8 };  // products of a conditioner; rows of data in a block; blocks that share a layer
 enum { CONDITIONED = 0, MATRIX = 1, PERMUTATION = 2 };
 enum { AFFINE = 0, SPLINE = 1 };
 enum { RELU = 0, SILU = 1, TANH = 2, ELU = 3, SOFTPLUS = 4, LEAKY_RELU = 5 };
@@ -55,8 +55,14 @@ template <int A, typename T> inline T slope_of(T z) {
     default: return z > 0 ? T(1) : T(0.01);
   }
 }
-template <int A, typename T> void activate_as(T *h, const T *z, i64 n) { for (i64 i = 0; i < n; ++i) h[i] = active<A>(z[i]); }
-template <int A, typename T> void slopes_as(T *g, const T *z, i64 n) { for (i64 i = 0; i < n; ++i) g[i] *= slope_of<A>(z[i]); }
+template <int A, typename T> void activate_as(T *h, const T *z, i64 n) {
+#pragma GCC ivdep
+  for (i64 i = 0; i < n; ++i) h[i] = active<A>(z[i]);
+}
+template <int A, typename T> void slopes_as(T *g, const T *z, i64 n) {
+#pragma GCC ivdep
+  for (i64 i = 0; i < n; ++i) g[i] *= slope_of<A>(z[i]);
+}
 #define CHOOSE(F, ...)                                                                                                    \
   switch (act) {                                                                                                          \
     case RELU: F<RELU>(__VA_ARGS__); break;                                                                               \
@@ -80,8 +86,21 @@ template <typename T> void map(const Layer &l, const T *x, const T *phi, T *y, T
     return;
   }
   const T s = T(l.bound), *raw = phi + n;
-  if (l.inverse) for (i64 i = 0; i < n; ++i) { const T a = s * tanh_(raw[i] / s); y[i] = (x[i] - phi[i]) * exp_(-a); ladj[i] = -a; }
-  else for (i64 i = 0; i < n; ++i) { const T a = s * tanh_(raw[i] / s); y[i] = x[i] * exp_(a) + phi[i]; ladj[i] = a; }
+  if (l.inverse) {
+#pragma GCC ivdep
+    for (i64 i = 0; i < n; ++i) {
+      const T a = s * tanh_(raw[i] / s);
+      y[i] = (x[i] - phi[i]) * exp_(-a);
+      ladj[i] = -a;
+    }
+  } else {
+#pragma GCC ivdep
+    for (i64 i = 0; i < n; ++i) {
+      const T a = s * tanh_(raw[i] / s);
+      y[i] = x[i] * exp_(a) + phi[i];
+      ladj[i] = a;
+    }
+  }
 }
 
 // At the data point x (the input of the forward direction, the result of the inverse one).
@@ -89,6 +108,7 @@ template <typename T> void map_back(const Layer &l, const T *x, const T *phi, co
   if (l.map == SPLINE) { pull<T>(x, phi, g, gl, gx, gphi, n, 0, n, grid_of<T>(l), l.inverse); return; }
   const T s = T(l.bound), *raw = phi + n;
   T *gt = gphi, *gr = gphi + n;
+#pragma GCC ivdep
   for (i64 i = 0; i < n; ++i) {
     const T own = g[i], t = tanh_(raw[i] / s), bend = 1 - t * t, through = own * exp_(l.inverse ? -s * t : s * t);
     gx[i] = through;
@@ -116,14 +136,14 @@ template <typename T> struct Space {
     }
     size = 0;
     auto take = [&](i64 count) { T *p = base + size; size += (count + 31) / 32 * 32; return p; };
-    x = take(d * BLOCK); a = take(d * BLOCK);
+    x = take(d * BLOCK * GROUP); a = take(d * BLOCK);
     from = take(moved * BLOCK); to = take(moved * BLOCK); lad = take(moved * BLOCK);
     act = take(total * BLOCK);
     h[0] = take(hidden * BLOCK); h[1] = take(hidden * BLOCK);
     sorted = take(packed);
     if (!back) return;
     const i64 most = hidden > d ? hidden : d;
-    g = take(d * BLOCK); ga = take(d * BLOCK); gphi = take(widest * BLOCK);
+    g = take(d * BLOCK * GROUP); ga = take(d * BLOCK); gphi = take(widest * BLOCK);
     gh[0] = take(most * BLOCK); gh[1] = take(most * BLOCK);
     turned = take((most + 64) * BLOCK); gsorted = take(packed);
   }
@@ -157,6 +177,18 @@ template <typename T> struct Term {  // what the context adds to the first produ
   int n;
 };
 
+// Along rows: sum[r] += rows[r, :]; the leading dimension is a whole number of vectors.
+template <typename T> void add_row_sums(T *sum, const T *rows, int n, int ld) {
+  enum { L = Lanes<T>::N };
+  for (int r = 0; r < n; ++r) {
+    typename Lanes<T>::V lanes = get(rows + r * ld);
+    for (int j = L; j < ld; j += L) lanes += get(rows + r * ld + j);
+    T total = 0;
+    for (int i = 0; i < L; ++i) total += lanes[i];
+    sum[r] += total;
+  }
+}
+
 // Weighted sums and activations of a conditioner; z holds them all, one product after the other, and the last is phi.
 template <typename T>
 const T *network(const Layer &l, const T *const *w, const T *first, const T *a, T *z, T *const *h, const Term<T> &term, int ld) {
@@ -178,7 +210,7 @@ const T *network(const Layer &l, const T *const *w, const T *first, const T *a, 
 
 // The derivatives of the same; s.gphi holds those of phi. Gradients of weights are added to.
 template <typename T>
-void network_back(const Layer &l, const T *const *w, const T *first, const T *a, const T *z, T *const *gw, T *gfirst, const Term<T> &term, Space<T> &s, int ld, bool input) {
+void network_back(const Layer &l, const T *const *w, const T *first, const T *a, const T *z, T *const *gw, T *gfirst, const Term<T> &term, Space<T> &s, int ld) {
   const T *g = s.gphi;
   const T *below = z + l.total() * ld;
   below -= i64(l.width[l.depth - 1]) * ld;  // phi
@@ -190,12 +222,7 @@ void network_back(const Layer &l, const T *const *w, const T *first, const T *a,
       activate(l.act, s.h[0], below, i64(columns) * ld);
       in = s.h[0];
     }
-    T *gb = gw[2 * k + 1];
-    for (int r = 0; r < l.width[k]; ++r) {
-      T sum = 0;
-      for (int j = 0; j < ld; ++j) sum += g[r * ld + j];
-      gb[r] += sum;
-    }
+    add_row_sums(gw[2 * k + 1], g, l.width[k], ld);
     if (k == 0 && term.gradient)
       for (int r = 0; r < l.width[0]; ++r)
         for (int j = 0; j < term.n; ++j) term.gradient[r * term.batch + term.at + j] = g[r * ld + j];
@@ -207,7 +234,7 @@ void network_back(const Layer &l, const T *const *w, const T *first, const T *a,
       product_back(back, w[2 * k], g, ld, ld, l.width[k], columns, l.limit[k]);
       slopes(l.act, back, below, i64(columns) * ld);
       g = back;
-    } else if (input && columns) {
+    } else if (columns) {
       product_back(s.ga, first, g, ld, ld, l.width[0], columns, l.limit[0]);
     }
   }
@@ -264,127 +291,160 @@ template <typename T> inline void read_block(T *to, const T *from, i64 by_featur
   }
 }
 
-// Results are (features, batch). `points` and `acts` are null, or keep of every block and layer the data point (features,
-// BLOCK) and the weighted sums of the conditioner (total, BLOCK) for the way back; `acts` may be null alone.
+// A block on its way: where it starts, how many rows it has, and its leading dimension.
+struct Part {
+  i64 block, at;
+  int n, ld;
+  Part(i64 b, i64 batch) : block(b), at(b * BLOCK), n(int(batch - at < BLOCK ? batch - at : BLOCK)), ld(0) {}
+};
+template <typename T> inline Part part_of(i64 block, i64 batch) { Part p(block, batch); p.ld = whole<T>(p.n); return p; }
+
+// One block through one layer, in place: x (features, ld), and total, the sum of the log-determinants.
+template <typename T>
+void step(const Layer &l, const T *const *w, const T *first, T *x, T *total, T *point, T *sums, const Part &part, i64 batch, Space<T> &s) {
+  const int d = l.features, ld = part.ld;
+  const i64 bytes = i64(d) * ld * sizeof(T);
+  if (point && !(l.kind == CONDITIONED && l.inverse)) __builtin_memcpy(point, x, bytes);
+  if (l.kind == MATRIX) {
+    product(s.a, w[0], d, x, ld, ld, d, d, nullptr, w[1], 1);
+    __builtin_memcpy(x, s.a, bytes);
+    return;
+  }
+  if (l.kind == PERMUTATION) {
+    const i64 *order = (const i64 *)w[0];
+    __builtin_memcpy(s.a, x, bytes);
+    for (int f = 0; f < d; ++f) __builtin_memcpy(x + i64(f) * ld, s.a + order[f] * ld, ld * sizeof(T));
+    return;
+  }
+  const Term<T> term = {w[2 * l.depth], nullptr, batch, part.at, part.n};
+  if (l.levels && l.inverse) { sweep(l, w, first, x, total, term, s, ld); return; }
+  const T *a = pick(x, l.in, l.inputs, ld, s.a);
+  const T *phi = network(l, w, first, a, sums ? sums : s.act, s.h, term, ld);
+  const T *from = pick(x, l.out, l.moved, ld, s.from);
+  map(l, from, phi, s.to, s.lad, i64(l.moved) * ld);
+  for (int f = 0; f < l.moved; ++f) __builtin_memcpy(x + i64(l.out[f]) * ld, s.to + i64(f) * ld, ld * sizeof(T));
+  add_rows(total, s.lad, l.moved, ld);
+  if (point && l.inverse) __builtin_memcpy(point, x, bytes);
+}
+
+// The way back of one block through one layer, in place: g (features, ld), with gl for the log-determinant of every row.
+template <typename T>
+void step_back(const Layer &l, const T *const *w, const T *first, T *const *gw, T *gfirst, T *g, const T *gl, const T *point,
+               const T *sums, const Part &part, i64 batch, Space<T> &s) {
+  const int d = l.features, ld = part.ld;
+  const i64 bytes = i64(d) * ld * sizeof(T);
+  if (l.kind == MATRIX) {
+    if (gw[0]) {
+      transpose(s.turned, whole<T>(d), point, ld, d, ld);
+      product_outer(gw[0], g, ld, s.turned, whole<T>(d), ld, d, d, nullptr);
+    }
+    if (gw[1]) add_row_sums(gw[1], g, d, ld);
+    product_back(s.ga, w[0], g, ld, ld, d, d, nullptr);
+    __builtin_memcpy(g, s.ga, bytes);
+    return;
+  }
+  if (l.kind == PERMUTATION) {
+    const i64 *order = (const i64 *)w[0];
+    __builtin_memcpy(s.ga, g, bytes);
+    for (int f = 0; f < d; ++f) __builtin_memcpy(g + order[f] * ld, s.ga + i64(f) * ld, ld * sizeof(T));
+    return;
+  }
+  const Term<T> term = {w[2 * l.depth], gw[2 * l.depth], batch, part.at, part.n};
+  const T *a = pick(point, l.in, l.inputs, ld, s.a);
+  if (!sums) network(l, w, first, a, s.act, s.h, term, ld);
+  const T *z = sums ? sums : s.act, *phi = z + (l.total() - l.width[l.depth - 1]) * ld;
+  const T *x = pick(point, l.out, l.moved, ld, s.from);
+  for (int f = 0; f < l.moved; ++f) {
+    __builtin_memcpy(s.to + i64(f) * ld, g + i64(l.out[f]) * ld, ld * sizeof(T));
+    __builtin_memcpy(s.lad + i64(f) * ld, gl, ld * sizeof(T));
+  }
+  map_back(l, x, phi, s.to, s.lad, s.to, s.gphi, i64(l.moved) * ld);
+  for (int f = 0; f < l.moved; ++f) __builtin_memcpy(g + i64(l.out[f]) * ld, s.to + i64(f) * ld, ld * sizeof(T));
+  network_back(l, w, first, a, z, gw, gfirst, term, s, ld);
+  for (int k = 0; k < l.inputs; ++k)
+    for (int j = 0; j < ld; ++j) g[i64(l.in[k]) * ld + j] += s.ga[i64(k) * ld + j];
+}
+
+inline i64 sorted_size(const Layer &l) { return l.sorted ? i64(l.width[0]) * l.inputs : 0; }
+
+// Results are (features, batch). `points` and `sums` are null, or keep of every block and layer the data point (features,
+// BLOCK) and the weighted sums of the conditioner (total, BLOCK) for the way back; `sums` may be null alone.
 template <typename T>
 void run(const Layer *l, int layers, const T *const *tensors, const T *x, i64 by_feature, i64 by_row, T *y, T *ladj, i64 batch,
-         T *points, T *acts, T *space, i64 block0, i64 block1) {
+         T *points, T *sums, T *space, i64 block0, i64 block1) {
   Space<T> s(l, layers, space, false);
   sort_columns(l, layers, tensors, s.sorted);
-  const int d = l[0].features;
+  const i64 d = l[0].features, size = d * BLOCK;
   i64 all = 0;
   for (int i = 0; i < layers; ++i) all += l[i].total();
-  for (i64 b = block0; b < block1; ++b) {
-    const i64 at = b * BLOCK;
-    const int n = int(batch - at < BLOCK ? batch - at : BLOCK), ld = whole<T>(n);
-    T total[BLOCK];
-    for (int j = 0; j < ld; ++j) total[j] = 0;
-    read_block(s.x, x + at * by_row, by_feature, by_row, d, n, ld);
+  for (i64 b0 = block0; b0 < block1; b0 += GROUP) {
+    const i64 b1 = b0 + GROUP < block1 ? b0 + GROUP : block1;
+    T total[GROUP][BLOCK] = {};
+    for (i64 b = b0; b < b1; ++b) {
+      const Part part = part_of<T>(b, batch);
+      read_block(s.x + (b - b0) * size, x + part.at * by_row, by_feature, by_row, int(d), part.n, part.ld);
+    }
     const T *const *w = tensors;
     const T *sorted = s.sorted;
-    T *act = acts ? acts + b * all * BLOCK : s.act;
-    for (int i = 0; i < layers; w += l[i++].tensors()) {
-      const Layer &layer = l[i];
-      T *point = points ? points + (b * layers + i) * d * BLOCK : nullptr;
-      if (layer.kind == MATRIX) {
-        if (point) __builtin_memcpy(point, s.x, i64(d) * ld * sizeof(T));
-        product(s.a, w[0], d, s.x, ld, ld, d, d, nullptr, w[1], 1);
-        __builtin_memcpy(s.x, s.a, i64(d) * ld * sizeof(T));
-        continue;
+    i64 before = 0;
+    for (int i = 0; i < layers; ++i) {
+      for (i64 b = b0; b < b1; ++b) {
+        T *point = points ? points + (b * layers + i) * size : nullptr, *own = sums ? sums + (b * all + before) * BLOCK : nullptr;
+        step(l[i], w, l[i].sorted ? sorted : w[0], s.x + (b - b0) * size, total[b - b0], point, own, part_of<T>(b, batch), batch, s);
       }
-      if (layer.kind == PERMUTATION) {
-        const i64 *order = (const i64 *)w[0];
-        __builtin_memcpy(s.a, s.x, i64(d) * ld * sizeof(T));
-        for (int f = 0; f < d; ++f) __builtin_memcpy(s.x + i64(f) * ld, s.a + order[f] * ld, ld * sizeof(T));
-        continue;
-      }
-      const T *first = layer.sorted ? sorted : w[0];
-      if (layer.sorted) sorted += i64(layer.width[0]) * layer.inputs;
-      const Term<T> term = {w[2 * layer.depth], nullptr, batch, at, n};
-      if (layer.levels && layer.inverse) { sweep(layer, w, first, s.x, total, term, s, ld); continue; }
-      if (point && !layer.inverse) __builtin_memcpy(point, s.x, i64(d) * ld * sizeof(T));
-      const T *a = pick(s.x, layer.in, layer.inputs, ld, s.a);
-      const T *phi = network(layer, w, first, a, act, s.h, term, ld);
-      const T *from = pick(s.x, layer.out, layer.moved, ld, s.from);
-      map(layer, from, phi, s.to, s.lad, i64(layer.moved) * ld);
-      for (int f = 0; f < layer.moved; ++f) __builtin_memcpy(s.x + i64(layer.out[f]) * ld, s.to + i64(f) * ld, ld * sizeof(T));
-      add_rows(total, s.lad, layer.moved, ld);
-      if (point && layer.inverse) __builtin_memcpy(point, s.x, i64(d) * ld * sizeof(T));
-      if (acts) act += layer.total() * BLOCK;
+      w += l[i].tensors();
+      sorted += sorted_size(l[i]);
+      before += l[i].total();
     }
-    for (int f = 0; f < d; ++f) for (int j = 0; j < n; ++j) y[f * batch + at + j] = s.x[f * ld + j];
-    for (int j = 0; j < n; ++j) ladj[at + j] = total[j];
+    for (i64 b = b0; b < b1; ++b) {
+      const Part part = part_of<T>(b, batch);
+      const T *from = s.x + (b - b0) * size;
+      for (i64 f = 0; f < d; ++f) __builtin_memcpy(y + f * batch + part.at, from + f * part.ld, part.n * sizeof(T));
+      __builtin_memcpy(ladj + part.at, total[b - b0], part.n * sizeof(T));
+    }
   }
 }
 
 // Cotangents of the input, (features, batch), and of all tensors, which are added to (terms of the context: written).
 template <typename T>
-void run_back(const Layer *l, int layers, const T *const *tensors, const T *points, const T *acts, const T *gy, i64 by_feature,
+void run_back(const Layer *l, int layers, const T *const *tensors, const T *points, const T *sums, const T *gy, i64 by_feature,
               i64 by_row, const T *gladj, i64 gladj_by_row, T *gx, T *const *gradients, i64 batch, T *space, i64 block0, i64 block1) {
   Space<T> s(l, layers, space, true);
   sort_columns(l, layers, tensors, s.sorted);
-  const int d = l[0].features;
+  const i64 d = l[0].features, size = d * BLOCK;
   i64 all = 0, packed = 0, used = 0;
   for (int i = 0; i < layers; ++i) {
     all += l[i].total();
     used += l[i].tensors();
-    if (l[i].sorted) packed += i64(l[i].width[0]) * l[i].inputs;
+    packed += sorted_size(l[i]);
   }
   for (i64 i = 0; i < packed; ++i) s.gsorted[i] = 0;
-  for (i64 b = block0; b < block1; ++b) {
-    const i64 at = b * BLOCK;
-    const int n = int(batch - at < BLOCK ? batch - at : BLOCK), ld = whole<T>(n);
-    T gl[BLOCK];
-    for (int j = 0; j < ld; ++j) gl[j] = j < n ? gladj[(at + j) * gladj_by_row] : T(0);
-    read_block(s.g, gy + at * by_row, by_feature, by_row, d, n, ld);
+  for (i64 b0 = block0; b0 < block1; b0 += GROUP) {
+    const i64 b1 = b0 + GROUP < block1 ? b0 + GROUP : block1;
+    T gl[GROUP][BLOCK];
+    for (i64 b = b0; b < b1; ++b) {
+      const Part part = part_of<T>(b, batch);
+      for (int j = 0; j < part.ld; ++j) gl[b - b0][j] = j < part.n ? gladj[(part.at + j) * gladj_by_row] : T(0);
+      read_block(s.g + (b - b0) * size, gy + part.at * by_row, by_feature, by_row, int(d), part.n, part.ld);
+    }
     const T *const *w = tensors + used;
     T *const *gw = gradients + used;
-    i64 sorted_at = packed;
-    const T *act = acts ? acts + (b + 1) * all * BLOCK : s.act;
+    i64 sorted = packed, before = all;
     for (int i = layers - 1; i >= 0; --i) {
-      const Layer &layer = l[i];
-      const T *point = points + (b * layers + i) * d * BLOCK;
-      w -= layer.tensors();
-      gw -= layer.tensors();
-      if (layer.kind == MATRIX) {
-        if (gw[0]) {
-          const int ldt = whole<T>(d);
-          transpose(s.turned, ldt, point, ld, d, ld);
-          product_outer(gw[0], s.g, ld, s.turned, ldt, ld, d, d, nullptr);
-        }
-        if (gw[1])
-          for (int r = 0; r < d; ++r) for (int j = 0; j < ld; ++j) gw[1][r] += s.g[r * ld + j];
-        product_back(s.ga, w[0], s.g, ld, ld, d, d, nullptr);
-        __builtin_memcpy(s.g, s.ga, i64(d) * ld * sizeof(T));
-        continue;
-      }
-      if (layer.kind == PERMUTATION) {
-        const i64 *order = (const i64 *)w[0];
-        __builtin_memcpy(s.ga, s.g, i64(d) * ld * sizeof(T));
-        for (int f = 0; f < d; ++f) __builtin_memcpy(s.g + order[f] * ld, s.ga + i64(f) * ld, ld * sizeof(T));
-        continue;
-      }
-      if (layer.sorted) sorted_at -= i64(layer.width[0]) * layer.inputs;
-      const T *first = layer.sorted ? s.sorted + sorted_at : w[0];
-      T *gfirst = layer.sorted ? s.gsorted + sorted_at : gw[0];
-      const Term<T> term = {w[2 * layer.depth], gw[2 * layer.depth], batch, at, n};
-      const T *a = pick(point, layer.in, layer.inputs, ld, s.a);
-      const T *z = s.act;
-      if (acts) z = act -= layer.total() * BLOCK;
-      else network(layer, w, first, a, s.act, s.h, term, ld);
-      const T *phi = z + (layer.total() - layer.width[layer.depth - 1]) * ld;
-      const T *x = pick(point, layer.out, layer.moved, ld, s.from);
-      for (int f = 0; f < layer.moved; ++f) {
-        __builtin_memcpy(s.to + i64(f) * ld, s.g + i64(layer.out[f]) * ld, ld * sizeof(T));
-        __builtin_memcpy(s.lad + i64(f) * ld, gl, ld * sizeof(T));
-      }
-      map_back(layer, x, phi, s.to, s.lad, s.to, s.gphi, i64(layer.moved) * ld);
-      for (int f = 0; f < layer.moved; ++f) __builtin_memcpy(s.g + i64(layer.out[f]) * ld, s.to + i64(f) * ld, ld * sizeof(T));
-      network_back(layer, w, first, a, z, gw, gfirst, term, s, ld, true);
-      for (int k = 0; k < layer.inputs; ++k)
-        for (int j = 0; j < ld; ++j) s.g[i64(layer.in[k]) * ld + j] += s.ga[i64(k) * ld + j];
+      w -= l[i].tensors();
+      gw -= l[i].tensors();
+      sorted -= sorted_size(l[i]);
+      before -= l[i].total();
+      for (i64 b = b0; b < b1; ++b)
+        step_back(l[i], w, l[i].sorted ? s.sorted + sorted : w[0], gw, l[i].sorted ? s.gsorted + sorted : gw[0],
+                  s.g + (b - b0) * size, gl[b - b0], points + (b * layers + i) * size,
+                  sums ? sums + (b * all + before) * BLOCK : nullptr, part_of<T>(b, batch), batch, s);
     }
-    for (int f = 0; f < d; ++f) for (int j = 0; j < n; ++j) gx[f * batch + at + j] = s.g[f * ld + j];
+    for (i64 b = b0; b < b1; ++b) {
+      const Part part = part_of<T>(b, batch);
+      for (i64 f = 0; f < d; ++f)
+        __builtin_memcpy(gx + f * batch + part.at, s.g + (b - b0) * size + f * part.ld, part.n * sizeof(T));
+    }
   }
   const T *from = s.gsorted;
   T *const *gw = gradients;

@@ -143,13 +143,41 @@ template <typename T> void product_back(T *c, const T *a, const T *b, i64 ld, in
 
 // ---- c += a·transpose(b): the gradient of a weight ---------------------------------------------------------------------
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES 1
+#endif
+#endif
+template <typename T> inline void transpose_four(T *to, i64 ldt, const T *from, i64 ld) {
+#ifdef SHUFFLES
+  typedef T Q __attribute__((vector_size(4 * sizeof(T))));
+  Q a, b, c, d;
+  __builtin_memcpy(&a, from, sizeof a);
+  __builtin_memcpy(&b, from + ld, sizeof a);
+  __builtin_memcpy(&c, from + 2 * ld, sizeof a);
+  __builtin_memcpy(&d, from + 3 * ld, sizeof a);
+  const Q ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Q cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  a = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+  c = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+  d = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+  __builtin_memcpy(to, &a, sizeof a);
+  __builtin_memcpy(to + ldt, &b, sizeof a);
+  __builtin_memcpy(to + 2 * ldt, &c, sizeof a);
+  __builtin_memcpy(to + 3 * ldt, &d, sizeof a);
+#else
+  for (int j = 0; j < 4; ++j)
+    for (int r = 0; r < 4; ++r) to[j * ldt + r] = from[r * ld + j];
+#endif
+}
+// columns is a multiple of four.
 template <typename T> void transpose(T *to, i64 ldt, const T *from, i64 ld, int rows, int columns) {
-  for (int r = 0; r < rows; r += 8)
-    for (int j = 0; j < columns; j += 8) {
-      const int r1 = r + 8 < rows ? r + 8 : rows, j1 = j + 8 < columns ? j + 8 : columns;
-      for (int jj = j; jj < j1; ++jj)
-        for (int rr = r; rr < r1; ++rr) to[jj * ldt + rr] = from[rr * ld + jj];
-    }
+  int r = 0;
+  for (; r + 4 <= rows; r += 4)
+    for (int j = 0; j < columns; j += 4) transpose_four(to + j * ldt + r, ldt, from + r * ld + j, ld);
+  for (; r < rows; ++r)
+    for (int j = 0; j < columns; ++j) to[j * ldt + r] = from[r * ld + j];
 }
 template <typename T, int M, int N>
 inline void outer_tile(T *c, i64 k, const T *a, i64 lda, const T *b, i64 ldb, int n, const int *limit, int first) {
