@@ -21,6 +21,7 @@ from bijectory.ops.spline_bins import SplineGrid, raw_one
 BLOCK, DEEPEST = 64, 8  # as in the source
 ACTIVATIONS = {"relu": 0, "silu": 1, "tanh": 2, "elu": 3, "softplus": 4, "leaky_relu": 5}
 _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+LEAST = 8  # blocks that are worth another thread
 KEEP = 1 << 27  # bytes of weighted sums that are kept for the way back; beyond, they are computed again
 
 
@@ -78,13 +79,13 @@ class Spec(NamedTuple):
 
 class _Layer(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int) for name in "kind map act depth features inputs moved planes inverse levels".split()),
-        *((name, ctypes.c_int) for name in "sorted tails bins".split()),
-        ("width", ctypes.c_int * DEEPEST),
-        *((name, ctypes.c_double) for name in "bound min_bin min_slope raw_one".split()),
-        *((name, ctypes.c_void_p) for name in ("in_", "out")),
-        ("limit", ctypes.c_void_p * DEEPEST),
-        ("known", ctypes.c_void_p),
+        *((name, _I) for name in ("kind", "map", "act", "depth", "features", "inputs", "moved", "planes", "inverse")),
+        *((name, _I) for name in ("levels", "sorted", "tails", "bins")),
+        ("width", _I * DEEPEST),
+        *((name, ctypes.c_double) for name in ("bound", "min_bin", "min_slope", "raw_one")),
+        *((name, _P) for name in ("in_", "out")),
+        ("limit", _P * DEEPEST),
+        ("known", _P),
     ]
 
 
@@ -193,7 +194,7 @@ def run(
             n, _pointer(points), _pointer(sums), space.data_ptr(), first, last,
         )  # fmt: skip
 
-    in_threads(part, blocks)
+    in_threads(part, blocks, LEAST)
     return y.mT, ladj, kept
 
 
@@ -226,7 +227,7 @@ def run_back(
         )  # fmt: skip
         return flat
 
-    flat, *others = in_threads(part, blocks)
+    flat, *others = in_threads(part, blocks, LEAST)
     for other in others:
         flat += other
     for i, piece in zip(weights, flat.split(sizes), strict=True):
@@ -253,10 +254,10 @@ def plain(program: Program, x: Tensor, tensors: Sequence[Tensor | None]) -> tupl
         own, left = left[:count], left[count:]
         if spec.net is None:
             w, b = own[0], own[1]
-            x = x[:, w] if spec.permutes else torch.nn.functional.linear(x, w, b)  # type: ignore[index, arg-type]
+            x = x[:, w] if spec.permutes else torch.nn.functional.linear(x, w, b)  # type: ignore[arg-type]
             continue
         h = x[:, list(spec.net.inputs)]
-        for k, width in enumerate(spec.net.widths):
+        for k in range(spec.depth):
             w, b = own[2 * k], own[2 * k + 1]
             if k == 0 and spec.net.known:
                 w = w[:, list(spec.net.inputs)]  # type: ignore[index]
@@ -266,7 +267,7 @@ def plain(program: Program, x: Tensor, tensors: Sequence[Tensor | None]) -> tupl
             h = torch.nn.functional.linear(h, w, b)  # type: ignore[arg-type]
             if k == 0 and own[-1] is not None:
                 h = h + own[-1].mT
-            if k + 1 < len(spec.net.widths):
+            if k + 1 < spec.depth:
                 h = getattr(torch.nn.functional, spec.net.activation)(h)
         moved = list(spec.moved)
         y, ladj = _scalar(spec, x[:, moved], h.unflatten(-1, (spec.planes, len(moved))).movedim(1, 0))

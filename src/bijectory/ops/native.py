@@ -30,7 +30,12 @@ FOLDER = Path(__file__).with_name("kernels")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 FLAGS_LIBRARY = ("-fno-exceptions", "-fno-rtti", "-shared", "-fPIC")
-TUNED = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())  # the first that is known
+TUNED = (
+    ("-march=native", "-mprefer-vector-width=512"),
+    ("-march=native",),
+    ("-mcpu=native",),
+    (),
+)  # the first that is known
 MOST_BINS = 64  # as in the source
 TAILS = {"identity": 0, "linear": 1, "circular": 2}
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -81,7 +86,11 @@ def library(dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
     source = FOLDER / "kernels.cpp"
     text = b"".join(p.read_bytes() for p in sorted(FOLDER.iterdir()) if p.suffix in (".h", ".cpp"))
     version = subprocess.run([path, "--version"], capture_output=True, check=False).stdout
-    facts = (text, version, repr((FLAGS, TUNED, FLAGS_LIBRARY, REALS[dtype], platform.machine(), _processor())).encode())
+    facts = (
+        text,
+        version,
+        repr((FLAGS, TUNED, FLAGS_LIBRARY, REALS[dtype], platform.machine(), _processor())).encode(),
+    )
     folder = _cache()
     target = folder / f"kernels-{hashlib.sha256(b'|'.join(facts)).hexdigest()[:24]}.so"
     if not target.exists():

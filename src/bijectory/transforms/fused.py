@@ -45,7 +45,10 @@ class Run:
         self.context = max(layer.context for layer in layers)
         self.ways: dict[Way, tuple[Program, Sources]] = {
             "forward": (Program([describe(layer, "forward") for layer in layers]), Sources(layers, "forward")),
-            "inverse": (Program([describe(layer, "inverse") for layer in layers[::-1]]), Sources(layers[::-1], "inverse")),
+            "inverse": (
+                Program([describe(layer, "inverse") for layer in layers[::-1]]),
+                Sources(layers[::-1], "inverse"),
+            ),
         }
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -123,7 +126,7 @@ def fits(x: Tensor, c: Tensor | None, sources: "Sources") -> bool:
     """Whether a call can be native: on the CPU, of one dtype with the weights and the context, without autocast."""
     if x.dtype not in REALS or x.device.type != "cpu" or not is_direct(x) or torch.is_autocast_enabled("cpu"):
         return False
-    return sources.dtype == x.dtype and (c is None or c.dtype == x.dtype and is_direct(c))
+    return sources.dtype == x.dtype and (c is None or (c.dtype == x.dtype and is_direct(c)))
 
 
 # ---- what a layer is to the kernels --------------------------------------------------------------------------------------
@@ -141,7 +144,9 @@ def can_fuse(layer: Transform) -> bool:
         return type(layer.net) is MLP and _has_kernel(layer.net) and _has_map(layer)
     if type(layer) is Autoregressive:
         net = layer.net
-        return type(net) is MaskedMLP and net.direct is None and _has_kernel(net) and _has_map(layer) and _is_sorted(net)
+        return (
+            type(net) is MaskedMLP and net.direct is None and _has_kernel(net) and _has_map(layer) and _is_sorted(net)
+        )
     return False
 
 
@@ -172,25 +177,26 @@ def unwrap(layer: Transform, way: Way) -> tuple[Transform, Way]:
 
 def describe(layer: Transform, way: Way) -> Spec:
     """A layer in one direction, without its weights."""
-    layer, way = unwrap(layer, way)
-    if isinstance(layer, Permutation):
-        return Spec(layer.features, permutes=True)
-    if isinstance(layer, Linear):
-        return Spec(layer.features)
-    net, b = layer.net, layer.bijection  # type: ignore[union-attr]
+    own: Any  # one of those that `can_fuse` lets pass
+    own, way = unwrap(layer, way)
+    if isinstance(own, Permutation):
+        return Spec(own.features, permutes=True)
+    if isinstance(own, Linear):
+        return Spec(own.features)
+    net, b = own.net, own.bijection
     grid = b._grid if isinstance(b, RationalQuadratic) else None
     bound = 0.0 if grid else b.max_log_scale
     widths = (*net.hidden, net.head.weight.shape[0])
-    if isinstance(layer, Coupling):
-        kept = tuple(i for i, m in enumerate(layer.mask) if m)
-        moved = tuple(i for i, m in enumerate(layer.mask) if not m)
-        return Spec(layer.features, Net(net.activation, widths, kept), moved, b.n_params, grid, bound, way == "inverse")
+    if isinstance(own, Coupling):
+        kept = tuple(i for i, m in enumerate(own.mask) if m)
+        moved = tuple(i for i, m in enumerate(own.mask) if not m)
+        return Spec(own.features, Net(net.activation, widths, kept), moved, b.n_params, grid, bound, way == "inverse")
     limits = tuple(tuple(m._mask.sum(1).int().tolist()) for m in (*net.layers, net.head))
     hidden = net._known[1:]
     known = tuple((n, *(0 if level == 0 else k[level - 1] for k in hidden)) for level, n in enumerate(net._known[0]))
     conditioner = Net(net.activation, widths, net.topological, limits, known)
-    every = tuple(range(layer.features))  # type: ignore[arg-type]
-    return Spec(layer.features, conditioner, every, b.n_params, grid, bound, way == "inverse")  # type: ignore[arg-type]
+    every = tuple(range(own.features))
+    return Spec(own.features, conditioner, every, b.n_params, grid, bound, way == "inverse")
 
 
 class Sources:
@@ -206,16 +212,19 @@ class Sources:
         self.slots: list[tuple[dict[str, Any], str] | None] = []
         self.terms: list[tuple[int, Dense | MaskedDense]] = []
         self.linears: dict[Any, list[tuple[int, Linear]]] = {}
+        own: Any
         for layer in layers:
             own, own_way = unwrap(layer, way)
             if isinstance(own, Permutation):
                 self.slots += [(own._buffers, "_order" if own_way == "forward" else "_rank"), None, None]
-            elif isinstance(own, Linear):  # those that differ in nothing but their weights are made into matrices together
+            elif isinstance(
+                own, Linear
+            ):  # those that differ in nothing but their weights are made into matrices together
                 facts = tuple(v for v in vars(own).values() if isinstance(v, (bool, int, float)))
                 self.linears.setdefault((type(own), own_way, facts), []).append((len(self.slots), own))
                 self.slots += [None, None, None]
             else:
-                products: list[Dense | MaskedDense] = [*own.net.layers, own.net.head]  # type: ignore[union-attr, list-item]
+                products: list[Dense | MaskedDense] = [*own.net.layers, own.net.head]
                 for product in products:
                     self.slots += [(product._parameters, "weight"), (product._parameters, "bias")]
                 if own.context:
@@ -254,13 +263,14 @@ def _matrices(layers: Sequence[Linear], way: Way) -> tuple[Sequence[Tensor], Ten
     """The matrices of linear layers of one kind in a direction, and the sum of their log-determinants."""
     factors = torch.stack([layer.factors for layer in layers])
     ladj = layers[0]._log_det(factors).sum()
+    weights: Sequence[Any]
     if layers[0]._product is not None:
         weights = [layer._product if way == "forward" else layer._inverse for layer in layers]
     elif way == "forward":
         weights = layers[0]._weight(factors).contiguous().unbind()
     else:
-        eye = torch.eye(factors.shape[-1], dtype=factors.dtype)
-        weights = layers[0]._solve(factors.unsqueeze(1), eye).mT.contiguous().unbind()
+        eye = torch.eye(factors.shape[-1], dtype=torch.float64)  # an explicit inverse would lose digits in float32
+        weights = layers[0]._solve(factors.double().unsqueeze(1), eye).mT.to(factors.dtype).contiguous().unbind()
     return weights, ladj if way == "forward" else -ladj
 
 
