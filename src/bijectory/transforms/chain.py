@@ -164,6 +164,7 @@ def use_native(module: nn.Module) -> bool:
         library(next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32))
     for chain in chains:
         chain._kernels, chain._steps = native, fuse(list(chain))
+        chain._any_layout = all(isinstance(chain._steps[i], Run) for i in (0, -1))
     return bool(chains)
 
 
@@ -233,3 +234,4 @@ def plain_layers(module: nn.Module) -> None:
     """
     for chain in [m for m in module.modules() if isinstance(m, Chain)]:
         chain._plans = chain._kernels = chain._steps = None
+        chain._any_layout = False
