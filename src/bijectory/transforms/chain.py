@@ -124,6 +124,10 @@ class Chain(Transform):
             with torch.no_grad():
                 x, _ = t.forward(x, c)
 
+    @property
+    def _any_layout(self) -> bool:  # type: ignore[override]  # a plain attribute of layers
+        return self._steps is not None and all(isinstance(self._steps[i], Run) for i in (0, -1))
+
     def __len__(self) -> int:
         return len(self.transforms)
 
@@ -164,7 +168,6 @@ def use_native(module: nn.Module) -> bool:
         library(next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32))
     for chain in chains:
         chain._kernels, chain._steps = native, fuse(list(chain))
-        chain._any_layout = all(isinstance(chain._steps[i], Run) for i in (0, -1))
     return bool(chains)
 
 
@@ -234,4 +237,3 @@ def plain_layers(module: nn.Module) -> None:
     """
     for chain in [m for m in module.modules() if isinstance(m, Chain)]:
         chain._plans = chain._kernels = chain._steps = None
-        chain._any_layout = False
