@@ -189,9 +189,10 @@ class Flow(Density):
     def compiled(self, *, backend: Literal["native", "inductor"] | str = "native") -> "Flow":
         """Return a copy that runs in compiled code: the same numbers to rounding, faster.
 
-        ``"native"``, for the CPU: rational-quadratic splines, in all layers and both directions, run in kernels of our own
+        ``"native"``: rational-quadratic splines, in all layers and both directions, run in kernels of our own
         with first derivatives. They are compiled in a second or two, once for a machine, and kept in the user's cache; a
-        layer of splines is several times faster. Second derivatives and ``torch.func`` take the plain operations.
+        layer of splines is several times faster. Second derivatives and ``torch.func`` take the plain operations. On a GPU
+        the kernels are Triton's, for up to 32 bins; move the flow there first.
 
         ``"inductor"``, or another backend of ``torch.compile``: layers with closed forms are compiled in regions, the
         shortest run of layers that repeats, once for all repetitions and batch sizes. The first call of each direction
@@ -199,7 +200,7 @@ class Flow(Density):
         (torch keeps compiled code under ``TORCHINDUCTOR_CACHE_DIR``, by default in the temporary folder). On a CPU it
         saves dispatch in the log-densities of small batches; it cannot be differentiated twice.
 
-        Without a C++ compiler, or with nothing to compile, there is one warning and the copy runs as before. For scoring
+        Without a C++ compiler (on a GPU: without Triton), or with nothing to compile, there is one warning and the copy runs as before. For scoring
         and sampling alone, ``flow.frozen().compiled()`` is the fastest. The copy is stored as any flow.
 
         Args:

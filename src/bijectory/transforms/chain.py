@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bijectory.bijections import RationalQuadratic
 from bijectory.errors import DtypeError, check
 from bijectory.ops.eager import is_direct
-from bijectory.ops.native import library, native
+from bijectory.ops.native import has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
 from bijectory.transforms.regions import Plan, Region, Way
@@ -141,16 +141,16 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 def use_native(module: nn.Module) -> bool:
     """Let every chain in a module run its rational-quadratic splines in native kernels, in place.
 
-    The kernels are compiled here, once for a machine, in a second or two.
+    The kernels are compiled here, once for a machine, in a second or two; on a GPU by Triton.
 
     Args:
-        module: A flow, or whatever holds chains, on the CPU.
+        module: A flow, or whatever holds chains, on the CPU or a GPU.
 
     Returns:
         Whether there is a spline to run; else nothing is changed.
 
     Raises:
-        OSError: If there is no C++ compiler, or it fails.
+        OSError: If there is no C++ compiler (on a GPU: no Triton), or it fails.
 
     Example:
         >>> from bijectory import real_nvp
@@ -160,7 +160,9 @@ def use_native(module: nn.Module) -> bool:
     chains = [m for m in module.modules() if isinstance(m, Chain)]
     chains = [chain for chain in chains if any(_is_spline(m) for m in chain.modules())]
     if chains:
-        library()
+        like = next(module.parameters(), torch.empty(0))
+        found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
+        prepare(like.device, [(spline.grid, like.dtype) for spline in found if isinstance(spline, RationalQuadratic)])
     for chain in chains:
         chain._kernels = native
     return bool(chains)
@@ -174,8 +176,9 @@ def has_native(module: nn.Module) -> bool:
         >>> has_native(nsf(2)), has_native(real_nvp(2))
         (True, False)
     """
-    on_cpu = all(p.device.type == "cpu" for p in module.parameters())
-    return on_cpu and any(
+    devices = {p.device for p in module.parameters()}
+    known = all(has_triton() if on_gpu(d) else d.type == "cpu" for d in devices)
+    return known and any(
         _is_spline(m) for chain in module.modules() if isinstance(chain, Chain) for m in chain.modules()
     )
 
