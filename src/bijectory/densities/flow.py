@@ -200,8 +200,9 @@ class Flow(Density):
         (torch keeps compiled code under ``TORCHINDUCTOR_CACHE_DIR``, by default in the temporary folder). On a CPU it
         saves dispatch in the log-densities of small batches; it cannot be differentiated twice.
 
-        Without a C++ compiler (on a GPU: without Triton), or with nothing to compile, there is one warning and the copy runs as before. For scoring
-        and sampling alone, ``flow.frozen().compiled()`` is the fastest. The copy is stored as any flow.
+        Without a C++ compiler (on a GPU: without Triton), or with nothing to compile, there is one warning and the copy
+        runs as before. For scoring and sampling alone, ``flow.frozen().compiled()`` is the fastest. The copy is stored as
+        any flow.
 
         Args:
             backend: See above.

@@ -379,6 +379,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], grid: SplineGrid, *, inver
             T=_TYPES[dtype],
             BLOCK=BLOCK,
             num_warps=4,
+            enable_fp_fusion=True,  # as in the C++ kernels
         )
 
 
