@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 import bijectory as bj
 from bijectory.nets import Field, LipschitzDenseNet, LipschitzNet, ResidualField
+from bijectory.ops.native import compiler
 from bijectory.testing import (
     COSTLY_DENSITY_LAWS,
     COSTLY_TRANSFORM_LAWS,
@@ -19,6 +20,7 @@ from bijectory.testing import (
     TRANSFORM_LAWS,
     randomize,
 )
+from bijectory.transforms.chain import use_native
 from laws.case import (
     CONTEXT,
     FEATURES,
@@ -563,3 +565,19 @@ RECIPES = [
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
 ]
+
+
+def _native(flow: bj.Flow) -> bj.Flow:
+    use_native(flow)
+    return flow
+
+
+# The same flows in native kernels, where there is a compiler: nothing else may change.
+NATIVE = [
+    Case("real_nvp-native", lambda c: _native(bj.real_nvp(FEATURES, c, layers=4, hidden=(16,)))),
+    Case("maf-native", lambda c: _native(bj.maf(FEATURES, c, layers=2, hidden=(16,)))),
+    Case("iaf-native", lambda c: _native(bj.iaf(FEATURES, c, layers=2, hidden=(16,)))),
+    Case("nsf-native", lambda c: _native(bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4))),
+    Case("nsf_ar-native", lambda c: _native(bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4))),
+]
+RECIPES += NATIVE if compiler() else []

@@ -1,5 +1,7 @@
 """Bijectory, eager, and variants: ``frozen`` for evaluation; ``compiled``, frozen too for evaluation; ``regions``."""
 
+import functools
+
 import bijectory as bj
 from bijectory.transforms.chain import compile_regions, use_native
 
@@ -28,7 +30,8 @@ def chain(family: str, features: int) -> bj.Transform:
         scalar = affine if family == "real_nvp" else spline
         half = [i < features // 2 for i in range(features)]
         masks = [half if k % 2 == 0 else [not m for m in half] for k in range(COUPLINGS)]
-        return bj.Chain(*(bj.Coupling(scalar, m, hidden=HIDDEN) for m in masks))
+        nets = [bj.nets.MLP(sum(m), scalar.n_params * (features - sum(m)), HIDDEN, activation="relu") for m in masks]
+        return bj.Chain(*(bj.Coupling(scalar, m, net=net) for m, net in zip(masks, nets, strict=True)))
     if family == "planar":
         return bj.planar(features, layers=PLANAR).transform
     if family == "residual":
@@ -41,7 +44,9 @@ def chain(family: str, features: int) -> bj.Transform:
             field, steps=12
         )  # as accurate as zuko at its tolerance; the default 8 are ten times less so
     scalar, orders = (affine if family == "maf" else spline), (None, range(features - 1, -1, -1))
-    return bj.Chain(*(bj.Autoregressive(scalar, features, 0, HIDDEN, orders[k % 2]) for k in range(AUTOREGRESSIVE)))
+    masked = functools.partial(bj.nets.MaskedMLP, features, scalar.n_params, HIDDEN, activation="relu")
+    nets = [masked(order=orders[k % 2]) for k in range(AUTOREGRESSIVE)]
+    return bj.Chain(*(bj.Autoregressive(scalar, features, net=net) for net in nets))
 
 
 class Contestant(TorchContestant):

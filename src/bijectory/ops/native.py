@@ -18,12 +18,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,14 +31,21 @@ from torch import Tensor
 from bijectory.ops.eager import is_direct
 from bijectory.ops.spline_bins import SplineGrid, at_least_single, raw_one
 
-SOURCE = Path(__file__).with_name("spline_native.cpp")
+FOLDER = Path(__file__).with_name("kernels")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 FLAGS_LIBRARY = ("-fno-exceptions", "-fno-rtti", "-shared", "-fPIC")
+TUNED = (
+    ("-march=native", "-mprefer-vector-width=512"),
+    ("-march=native",),
+    ("-mcpu=native",),
+    (),
+)  # the first that is known
 MOST_BINS = 64  # as in the source
 MOST_BINS_TRITON = 32  # more take its compiler minutes
 HALF = (torch.float16, torch.bfloat16)
 TAILS = {"identity": 0, "linear": 1, "circular": 2}
+REALS = {torch.float32: "float", torch.float64: "double"}
 SHARE = 1 << 15  # elements that are worth another thread
 _wanted: ContextVar[bool] = ContextVar("native", default=False)
 
@@ -57,7 +64,7 @@ def is_native(x: Tensor, phi: Tensor, grid: SplineGrid) -> bool:
     """Whether a call runs in a native kernel: asked for, in order of memory, of one type, and not transformed."""
     return (
         _wanted.get()
-        and x.dtype in _NAMES
+        and x.dtype in REALS
         and x.device == phi.device
         and phi.shape[1:] == x.shape
         and (_on_gpu(x, phi, grid) if on_gpu(x.device) else _on_cpu(x, phi, grid))
@@ -91,23 +98,24 @@ def _triton() -> ModuleType:
     return importlib.import_module("bijectory.ops.spline_triton")
 
 
-def prepare(device: torch.device, grids: Sequence[tuple[SplineGrid, torch.dtype]]) -> None:
-    """Compile the kernels that splines on a device need.
+def prepare(device: torch.device, dtype: torch.dtype, grids: Set[SplineGrid]) -> None:
+    """Compile the kernels that a module needs.
 
     Args:
-        device: Where the splines run.
-        grids: Hyper-parameters and dtype of the weights of each; what was compiled before costs nothing.
+        device: Where it runs.
+        dtype: Of its weights.
+        grids: Hyper-parameters of its splines, for which Triton compiles apart; what was compiled before costs nothing.
 
     Raises:
         OSError: If there is no compiler (on a GPU: no Triton), or it fails, or the cache cannot be written.
     """
     if not on_gpu(device):
-        library()
+        library(dtype)
         return
     if not has_triton():
         raise OSError("there is no Triton; install it, it comes with the CUDA builds of torch.")
     try:
-        for grid, dtype in dict.fromkeys(grids):
+        for grid in grids:
             if grid.bins <= MOST_BINS_TRITON:
                 _triton().trial(grid, device, dtype)
     except Exception as error:  # of many kinds: of its compiler, of the driver, of the linker of its launcher
@@ -121,8 +129,8 @@ def compiler() -> str | None:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The kernels, from the cache or compiled now.
+def library(dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
+    """The kernels for a dtype, from the cache or compiled now.
 
     Raises:
         OSError: If there is no compiler, or it fails, or the cache cannot be written.
@@ -130,22 +138,27 @@ def library() -> ctypes.CDLL:
     path = compiler()
     if path is None:
         raise OSError("there is no C++ compiler; install g++ or set CXX.")
-    source = SOURCE.read_bytes()
+    source = FOLDER / "kernels.cpp"
+    text = b"".join(p.read_bytes() for p in sorted(FOLDER.iterdir()) if p.suffix in (".h", ".cpp"))
     version = subprocess.run([path, "--version"], capture_output=True, check=False).stdout
-    facts = (source, version, repr((FLAGS, FLAGS_LIBRARY, platform.machine(), _processor())).encode())
+    facts = (
+        text,
+        version,
+        repr((FLAGS, TUNED, FLAGS_LIBRARY, REALS[dtype], platform.machine(), _processor())).encode(),
+    )
     folder = _cache()
-    target = folder / f"spline-{hashlib.sha256(b'|'.join(facts)).hexdigest()[:24]}.so"
+    target = folder / f"kernels-{hashlib.sha256(b'|'.join(facts)).hexdigest()[:24]}.so"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / target.name
-            for tuned in (("-march=native",), ("-mcpu=native",), ()):  # not every compiler and processor knows these
-                words = [path, *FLAGS, *tuned, *FLAGS_LIBRARY, "-o", str(made), str(SOURCE)]
+            for tuned in TUNED:
+                words = [path, *FLAGS, *tuned, *FLAGS_LIBRARY, f"-DREAL={REALS[dtype]}", "-o", str(made), str(source)]
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 if done.returncode == 0:
                     break
             else:
-                raise OSError(f"{path} could not compile {SOURCE.name}: {done.stderr.strip().splitlines()[-1:]}")
+                raise OSError(f"{path} could not compile {source.name}: {done.stderr.strip().splitlines()[-1:]}")
             made.replace(target)
     return ctypes.CDLL(str(target))
 
@@ -165,16 +178,12 @@ def _processor() -> str:
     return platform.processor()
 
 
-_NAMES = {torch.float32: "f32", torch.float64: "f64"}
-
-
 @functools.cache
-def _function(dtype: torch.dtype, name: str, pointers: int) -> Callable[..., None]:
-    function = getattr(library(), f"{_NAMES[dtype]}_{name}")
-    sizes = [ctypes.c_longlong] * 3 + [ctypes.c_int] * 2 + [ctypes.c_double] * 4
-    function.argtypes = [ctypes.c_void_p] * pointers + sizes + [ctypes.c_int] * (name == "pull")
-    function.restype = None
-    return function
+def function(dtype: torch.dtype, name: str, arguments: tuple[Any, ...], result: Any = None) -> Callable[..., Any]:
+    """A kernel for a dtype, with the ``ctypes`` of its arguments and its result."""
+    found = getattr(library(dtype), name)
+    found.argtypes, found.restype = arguments, result
+    return found
 
 
 @functools.cache
@@ -187,19 +196,31 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "bijectory-native")
 
 
-def _call(name: str, tensors: tuple[Tensor, ...], grid: SplineGrid, *more: int) -> None:
-    """Run a kernel over all elements, in as many threads as torch has and the work is worth."""
-    function = _function(tensors[0].dtype, name, len(tensors))
-    pointers, n = [t.data_ptr() for t in tensors], tensors[0].numel()
-    threads = min(torch.get_num_threads(), n // SHARE)
+Result = TypeVar("Result")
+
+
+def in_threads(part: Callable[[int, int], Result], count: int, least: int = 1) -> list[Result]:
+    """Call ``part(first, last)`` for shares of ``range(count)``, in as many threads as torch has.
+
+    Args:
+        part: Called at least once.
+        count: How many there are to share.
+        least: Of which a thread takes at least so many; shares are multiples of it, so they fall on the same borders.
+    """
+    threads = min(torch.get_num_threads(), count // least)
     if threads <= 1:
-        function(*pointers, n, 0, n, *_numbers(grid), *more)
-        return
-    share = -(-n // threads // 64) * 64  # whole blocks: then the split does not change a bit
-    parts = [(start, min(start + share, n)) for start in range(0, n, share)]
-    run = [_pool(threads).submit(function, *pointers, n, a, b, *_numbers(grid), *more) for a, b in parts]
-    for part in run:
-        part.result()
+        return [part(0, count)]
+    share = -(-count // threads // least) * least
+    shares = [(first, min(first + share, count)) for first in range(0, count, share)]
+    return [done.result() for done in [_pool(threads).submit(part, *ends) for ends in shares]]
+
+
+def _call(name: str, tensors: tuple[Tensor, ...], grid: SplineGrid, *more: int) -> None:
+    """Run a kernel over all elements."""
+    sizes = [ctypes.c_longlong] * 3 + [ctypes.c_int] * 2 + [ctypes.c_double] * 4 + [ctypes.c_int] * len(more)
+    call = function(tensors[0].dtype, name, (*[ctypes.c_void_p] * len(tensors), *sizes))
+    pointers, n = [t.data_ptr() for t in tensors], tensors[0].numel()
+    in_threads(lambda a, b: call(*pointers, n, a, b, *_numbers(grid), *more), n, SHARE)
 
 
 def spline(x: Tensor, phi: Tensor, grid: SplineGrid, *, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -208,7 +229,7 @@ def spline(x: Tensor, phi: Tensor, grid: SplineGrid, *, inverse: bool) -> tuple[
         return _triton().spline(x, phi, grid, inverse=inverse)
     x, phi = x.contiguous(), phi.contiguous()
     y, ladj = torch.empty_like(x), torch.empty_like(x)
-    _call("inverse" if inverse else "forward", (x, phi, y, ladj), grid)
+    _call("spline_inverse" if inverse else "spline_forward", (x, phi, y, ladj), grid)
     return y, ladj
 
 
@@ -220,7 +241,7 @@ def pull(
         return _triton().pull(x, phi, g_out, g_ladj, grid, inverse=inverse)
     x, phi, g_out, g_ladj = x.contiguous(), phi.contiguous(), g_out.contiguous(), g_ladj.contiguous()
     g_x, g_phi = torch.empty_like(x), torch.empty_like(phi)
-    _call("pull", (x, phi, g_out, g_ladj, g_x, g_phi), grid, int(inverse))
+    _call("spline_pull", (x, phi, g_out, g_ladj, g_x, g_phi), grid, int(inverse))
     return g_x, g_phi
 
 

@@ -1,6 +1,6 @@
 """Rational-quadratic splines on a GPU, in one pass over memory: forward, inverse, and the pull-back of both.
 
-The same arithmetic as ``ops/spline.py`` and ``spline_native.cpp``, in Triton: every program takes a block of elements, whose
+The same arithmetic as ``ops/spline.py`` and ``kernels/spline.h``, in Triton: every program takes a block of elements, whose
 parameters go by plane after plane, so every access is to consecutive addresses. Planes are read again (from the cache)
 rather than kept, because the number of registers decides how many programs run at once. Parameters in half precision, as
 networks make them under autocast, are read as they are; the arithmetic is in float32, or in float64 where the data are.

@@ -26,6 +26,7 @@ from bijectory.errors import DtypeError, check
 from bijectory.nets.redrawn import redrawn_parts
 from bijectory.objectives import Batch, nll
 from bijectory.objectives.batch import Objective
+from bijectory.ops.native import on_gpu
 from bijectory.training import rng
 from bijectory.transforms.regions import RegionWarning
 
@@ -37,13 +38,8 @@ Result = tuple[Tensor, Tensor]
 
 def graphable(model: nn.Module, objective: Objective) -> bool:
     """Whether steps may be captured: the likelihood of an exact flow on a GPU, without random numbers of its own."""
-    on_gpu = all(is_gpu(p.device) for p in model.parameters())
-    return on_gpu and objective is nll and isinstance(model, Flow) and model.exact and not redrawn_parts(model)
-
-
-def is_gpu(device: torch.device) -> bool:
-    """Whether a device has graphs."""
-    return device.type == "cuda"
+    there = all(on_gpu(p.device) for p in model.parameters())
+    return there and objective is nll and isinstance(model, Flow) and model.exact and not redrawn_parts(model)
 
 
 class Gradients:

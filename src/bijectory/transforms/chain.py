@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from bijectory.bijections import RationalQuadratic
 from bijectory.errors import DtypeError, check
 from bijectory.ops.eager import is_direct
-from bijectory.ops.native import has_triton, native, on_gpu, prepare
+from bijectory.ops.native import REALS, has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
+from bijectory.transforms.fused import Run, fuse
 from bijectory.transforms.regions import Plan, Region, Way
 
 
@@ -35,6 +36,7 @@ class Chain(Transform):
 
     _plans: dict[Way, Plan] | None = None  # how to run in compiled regions; see `compile_regions`
     _kernels: Callable[[], AbstractContextManager[None]] | None = None  # `native` to run in kernels; see `use_native`
+    _steps: list[Transform | Run] | None = None  # the layers, with runs for those that the kernels take in one call
 
     def __init__(self, *transforms: Transform) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class Chain(Transform):
 
     def _forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.event_dim
-        for t in self:
+        for t in self._steps or self:
             x, ladj = t.forward(x, c)
             events += t.latent_event_dim - t.event_dim
             total = _add(total, ladj, x.dim() - events)
@@ -74,7 +76,7 @@ class Chain(Transform):
 
     def _inverse(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.latent_event_dim
-        for t in reversed(list(self)):
+        for t in reversed(self._steps or list(self)):
             z, ladj = t.inverse(z, c)
             events += t.event_dim - t.latent_event_dim
             total = _add(total, ladj, z.dim() - events)
@@ -89,7 +91,7 @@ class Chain(Transform):
         return self._encode(x, c)
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        for t in self:
+        for t in self._steps or self:
             x = t.encode(x, c)
         return x
 
@@ -102,7 +104,7 @@ class Chain(Transform):
         return self._decode(z, c)
 
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        for t in reversed(list(self)):
+        for t in reversed(self._steps or list(self)):
             z = t.decode(z, c)
         return z
 
@@ -139,32 +141,31 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 
 
 def use_native(module: nn.Module) -> bool:
-    """Let every chain in a module run its rational-quadratic splines in native kernels, in place.
+    """Let every chain in a module run in native kernels what they know, in place: see ``Flow.compiled``.
 
-    The kernels are compiled here, once for a machine, in a second or two; on a GPU by Triton.
+    The kernels are compiled here, once for a machine, in a few seconds; on a GPU by Triton.
 
     Args:
         module: A flow, or whatever holds chains, on the CPU or a GPU.
 
     Returns:
-        Whether there is a spline to run; else nothing is changed.
+        Whether there is anything to run; else nothing is changed.
 
     Raises:
         OSError: If there is no C++ compiler (on a GPU: no Triton), or it fails.
 
     Example:
-        >>> from bijectory import real_nvp
-        >>> use_native(real_nvp(2))
+        >>> from bijectory import planar
+        >>> use_native(planar(2))
         False
     """
-    chains = [m for m in module.modules() if isinstance(m, Chain)]
-    chains = [chain for chain in chains if any(_is_spline(m) for m in chain.modules())]
+    chains = _native_chains(module)
     if chains:
-        like = next(module.parameters(), torch.empty(0))
+        dtype = next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32)
         found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
-        prepare(like.device, [(spline.grid, like.dtype) for spline in found if isinstance(spline, RationalQuadratic)])
+        prepare(_device(module), dtype, {spline.grid for spline in found if isinstance(spline, RationalQuadratic)})
     for chain in chains:
-        chain._kernels = native
+        chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
     return bool(chains)
 
 
@@ -172,15 +173,27 @@ def has_native(module: nn.Module) -> bool:
     """Whether ``use_native`` would find something to do.
 
     Example:
-        >>> from bijectory import nsf, real_nvp
-        >>> has_native(nsf(2)), has_native(real_nvp(2))
-        (True, False)
+        >>> from bijectory import nsf, planar, real_nvp
+        >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(planar(2))
+        (True, True, False)
     """
-    devices = {p.device for p in module.parameters()}
-    known = all(has_triton() if on_gpu(d) else d.type == "cpu" for d in devices)
-    return known and any(
-        _is_spline(m) for chain in module.modules() if isinstance(chain, Chain) for m in chain.modules()
+    return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
+        _native_chains(module)
     )
+
+
+def _native_chains(module: nn.Module) -> list[Chain]:
+    """Chains with a layer that the kernels take whole (on the CPU), or with a spline somewhere within."""
+    chains, whole = [m for m in module.modules() if isinstance(m, Chain)], not on_gpu(_device(module))
+    return [
+        c
+        for c in chains
+        if any(_is_spline(m) for m in c.modules()) or (whole and any(isinstance(s, Run) for s in fuse(list(c))))
+    ]
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _is_spline(module: nn.Module) -> bool:
@@ -229,4 +242,4 @@ def plain_layers(module: nn.Module) -> None:
         >>> plain_layers(real_nvp(4))
     """
     for chain in [m for m in module.modules() if isinstance(m, Chain)]:
-        chain._plans = chain._kernels = None
+        chain._plans = chain._kernels = chain._steps = None

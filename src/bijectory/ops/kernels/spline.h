@@ -1,81 +1,12 @@
 // Rational-quadratic splines in one pass over memory: forward, inverse, and the pull-back of both.
 //
 // The same arithmetic as ops/spline.py, block by block: 64 elements stay in the first-level cache while all planes of their
-// parameters go by, and every inner loop has a constant length, so that any compiler makes vector code of it. Nothing of
-// the standard library is used: exp and log are polynomials, accurate to about one unit in the last place.
-// NaN stays NaN; no value decides about control flow.
-
-typedef long long i64;
+// parameters go by, and every inner loop has a constant length, so that any compiler makes vector code of it.
+#pragma once
+#include "scalar.h"
 
 enum { W = 64, MOST = 64 };  // elements of a block; largest number of bins
 enum { IDENTITY = 0, LINEAR = 1, CIRCULAR = 2 };
-
-template <typename T> struct Bits;
-template <> struct Bits<float> {
-  typedef unsigned U;
-  typedef int I;
-  enum { MANT = 23, BIAS = 127, EXP_TERMS = 7, LOG_TERMS = 5, LOG1P_TERMS = 8 };
-  static constexpr float LOW = -87.0f, HIGH = 88.0f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
-};
-template <> struct Bits<double> {
-  typedef unsigned long long U;
-  typedef i64 I;
-  enum { MANT = 52, BIAS = 1023, EXP_TERMS = 13, LOG_TERMS = 11, LOG1P_TERMS = 17 };
-  static constexpr double LOW = -708.0, HIGH = 709.0, LN2_HI = 6.93145751953125e-1, LN2_LO = 1.42860682030941723212e-6;
-};
-
-template <typename T> inline T from_bits(typename Bits<T>::U u) { T x; __builtin_memcpy(&x, &u, sizeof x); return x; }
-template <typename T> inline typename Bits<T>::U to_bits(T x) { typename Bits<T>::U u; __builtin_memcpy(&u, &x, sizeof u); return u; }
-
-template <typename T> inline T exp_(T x) {
-  typedef Bits<T> B;
-  x = x < B::LOW ? B::LOW : x;
-  x = x > B::HIGH ? B::HIGH : x;
-  const T round = T(1.5) * T(typename B::U(1) << B::MANT);  // added and taken off again, it leaves the nearest whole number
-  const T n = (x * T(1.44269504088896340736) + round) - round;
-  T r = (x - n * B::LN2_HI) - n * B::LN2_LO;
-  T p = 1;
-#pragma GCC unroll 32
-  for (int k = B::EXP_TERMS; k > 0; --k) p = 1 + p * r * (T(1) / T(k));
-  return p * from_bits<T>((typename B::U)((typename B::I)n + B::BIAS) << B::MANT);
-}
-
-template <int TERMS, typename T> inline T atanh_series(T s) {  // 2 atanh(s)
-  T q = s * s, p = 0;
-#pragma GCC unroll 32
-  for (int k = TERMS; k >= 0; --k) p = p * q + T(1) / T(2 * k + 1);
-  return 2 * s * p;
-}
-
-template <typename T> inline T log_(T x) {  // of positive normal numbers
-  typedef Bits<T> B;
-  typename B::U u = to_bits(x);
-  typename B::I e = (typename B::I)(u >> B::MANT) - B::BIAS;
-  T m = from_bits<T>((u & ((typename B::U(1) << B::MANT) - 1)) | (typename B::U(B::BIAS) << B::MANT));
-  T big = m > T(1.41421356237309504880) ? T(1) : T(0);
-  m = m - big * m * T(0.5);
-  T n = T(e) + big;
-  return n * B::LN2_HI + (n * B::LN2_LO + atanh_series<B::LOG_TERMS>((m - 1) / (m + 1))) + (x - x);
-}
-
-template <typename T> inline T abs_(T x);
-template <> inline float abs_(float x) { return __builtin_fabsf(x); }
-template <> inline double abs_(double x) { return __builtin_fabs(x); }
-template <typename T> inline T sqrt_(T x);
-template <> inline float sqrt_(float x) { return __builtin_sqrtf(x); }
-template <> inline double sqrt_(double x) { return __builtin_sqrt(x); }
-template <typename T> inline T floor_(T x);
-template <> inline float floor_(float x) { return __builtin_floorf(x); }
-template <> inline double floor_(double x) { return __builtin_floor(x); }
-
-template <typename T> inline T softplus_(T v) {
-  T e = exp_(-abs_(v));
-  return T(0.5) * (v + abs_(v)) + atanh_series<Bits<T>::LOG1P_TERMS>(e / (2 + e));
-}
-template <typename T> inline T sigmoid_(T v) {
-  T e = exp_(-abs_(v));
-  return (v >= 0 ? T(1) : e) / (1 + e);
-}
 
 template <typename T> struct Grid {
   int bins, tails;
@@ -302,21 +233,3 @@ void pull(const T *x, const T *phi, const T *g_out, const T *g_ladj, T *g_x, T *
     }
   }
 }
-
-#define EXPORT(T, NAME)                                                                                                  \
-  extern "C" void NAME##_forward(const T *x, const T *phi, T *y, T *ladj, i64 total, i64 start, i64 stop, int bins,      \
-                                 int tails, double bound, double min_bin, double min_slope, double raw_one) {            \
-    forward<T>(x, phi, y, ladj, total, start, stop, {bins, tails, T(bound), T(min_bin), T(min_slope), T(raw_one)});      \
-  }                                                                                                                      \
-  extern "C" void NAME##_inverse(const T *y, const T *phi, T *x, T *ladj, i64 total, i64 start, i64 stop, int bins,      \
-                                 int tails, double bound, double min_bin, double min_slope, double raw_one) {            \
-    inverse<T>(y, phi, x, ladj, total, start, stop, {bins, tails, T(bound), T(min_bin), T(min_slope), T(raw_one)});      \
-  }                                                                                                                      \
-  extern "C" void NAME##_pull(const T *x, const T *phi, const T *g_out, const T *g_ladj, T *g_x, T *g_phi, i64 total,    \
-                              i64 start, i64 stop, int bins, int tails, double bound, double min_bin, double min_slope,  \
-                              double raw_one, int inv) {                                                                 \
-    pull<T>(x, phi, g_out, g_ladj, g_x, g_phi, total, start, stop,                                                       \
-            {bins, tails, T(bound), T(min_bin), T(min_slope), T(raw_one)}, inv);                                         \
-  }
-EXPORT(float, f32)
-EXPORT(double, f64)

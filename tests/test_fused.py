@@ -1,0 +1,283 @@
+"""Runs in native kernels: equal to the plain layers, in derivatives too; used where they can be, only there."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import bijectory as bj
+from bijectory.nets import MLP, MaskedMLP
+from bijectory.ops import layers as native_layers
+from bijectory.ops import native as native_module
+from bijectory.ops.layers import ACTIVATIONS, plain
+from bijectory.transforms import fused
+from bijectory.transforms.chain import use_native
+from bijectory.transforms.fused import Run, can_fuse, fuse, one_by_one
+
+pytestmark = [
+    pytest.mark.skipif(native_module.compiler() is None, reason="there is no C++ compiler"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+]
+HALF = (True, True, False, False, False)
+ORDER = (3, 0, 4, 1, 2)
+MIXED = (False, True, False, True, True)
+SPLINE, AFFINE = bj.RationalQuadratic(4, 3.0), bj.Affine()
+
+
+def coupling(bijection=SPLINE, mask=HALF, context=0, hidden=(20, 33), activation="silu"):
+    moved = len(mask) - sum(mask)
+    return bj.Coupling(
+        bijection, mask, context, net=MLP(sum(mask), bijection.n_params * moved, hidden, context, activation)
+    )
+
+
+def autoregressive(bijection=SPLINE, context=0, hidden=(20, 33), **graph):
+    return bj.Autoregressive(bijection, 5, context, net=MaskedMLP(5, bijection.n_params, hidden, context, **graph))
+
+
+CHAINS = {
+    "affine couplings": lambda: [coupling(AFFINE), coupling(AFFINE, MIXED)],
+    "spline couplings": lambda: [coupling(), coupling(mask=MIXED)],
+    "couplings with context": lambda: [coupling(context=2), coupling(AFFINE, MIXED, 2)],
+    "linear tails": lambda: [coupling(bj.RationalQuadratic(3, 1.0, "linear"))],
+    "circular": lambda: [coupling(bj.RationalQuadratic(3, 1.0, "circular"))],
+    "one hidden layer": lambda: [coupling(hidden=(7,)), autoregressive(AFFINE, hidden=(16,))],
+    "four hidden layers": lambda: [coupling(hidden=(7, 9, 17, 3)), autoregressive(hidden=(16, 8, 40, 8))],
+    "autoregressive": lambda: [autoregressive(AFFINE), autoregressive(order=(4, 3, 2, 1, 0))],
+    "any order": lambda: [autoregressive(order=(2, 0, 4, 1, 3))],
+    "autoregressive with context": lambda: [
+        autoregressive(context=2),
+        autoregressive(AFFINE, 2, order=(4, 3, 2, 1, 0)),
+    ],
+    "inverse": lambda: [bj.Inverse(autoregressive(AFFINE)), bj.Inverse(bj.Inverse(coupling())), bj.Inverse(coupling())],
+    "linear": lambda: [bj.LU(5), coupling(), bj.QR(5), bj.QR(5), bj.Householder(5), bj.Inverse(bj.LU(5))],
+    "rotations": lambda: [bj.Rotation(5), bj.Permutation(ORDER), coupling(), bj.Inverse(bj.Permutation(ORDER))],
+}
+for name in ACTIVATIONS:
+    CHAINS[f"activation {name}"] = lambda a=name: [coupling(activation=a), coupling(AFFINE, MIXED, activation=a)]
+
+
+def pair(name, dtype=torch.float64):
+    """A plain chain and the same in kernels."""
+    torch.manual_seed(0)
+    chain = bj.Chain(*CHAINS[name]()).to(dtype)
+    bj.testing.randomize(chain, seed=1, scale=0.4)
+    fast = copy.deepcopy(chain)
+    assert use_native(fast)
+    assert [type(step) for step in fast._steps] == [Run]
+    return chain, fast
+
+
+def inputs(chain, batch, dtype=torch.float64):
+    g = torch.Generator().manual_seed(2)
+    x = 1.5 * torch.randn(*batch, 5, generator=g, dtype=torch.float64)
+    c = torch.randn(*batch, 2, generator=g, dtype=torch.float64) if chain.context else None
+    return x.to(dtype), None if c is None else c.to(dtype)
+
+
+def derivatives(chain, way, x, c):
+    """Results, and gradients of everything."""
+    x = x.clone().requires_grad_()
+    c = None if c is None else c.clone().requires_grad_()
+    chain.zero_grad()
+    y, ladj = getattr(chain, way)(x, c)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
+    (
+        (y * weights).sum() + (ladj * torch.linspace(1, 2, ladj.numel(), dtype=y.dtype).reshape(ladj.shape)).sum()
+    ).backward()
+    return [y.detach(), ladj.detach(), x.grad, *([] if c is None else [c.grad]), *(p.grad for p in chain.parameters())]
+
+
+def close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        if b is None or a is None:
+            assert all(t is None or not t.any() for t in (a, b))
+        else:
+            assert a.shape == b.shape
+            assert (a - b).abs().le(tolerance * (1 + b.abs().max() if b.numel() else 1)).all(), (a - b).abs().max()
+
+
+@pytest.mark.parametrize("way", ["forward", "inverse"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_equal_to_the_layers_one_by_one(name, way):
+    """Values and first derivatives, for one row, a part of a block, several blocks, several groups of blocks."""
+    chain, fast = pair(name)
+    for rows in (0, 1, 7, 64, 70, 64 * 9 + 3):
+        x, c = inputs(chain, (rows,))
+        with torch.no_grad():
+            close(getattr(fast, way)(x, c), getattr(chain, way)(x, c), 1e-12)
+        close(derivatives(fast, way, x, c), derivatives(chain, way, x, c), 1e-11)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_single_precision(name):
+    """As close to float64 as the plain layers are, within a factor."""
+    wide, _ = pair(name)
+    chain, fast = pair(name, torch.float32)
+    x, c = inputs(wide, (100,))
+    exact = [t for t in derivatives(wide, "forward", x, c) if t is not None]
+    narrow = [
+        [t for t in derivatives(f, "forward", x.float(), None if c is None else c.float()) if t is not None]
+        for f in (fast, chain)
+    ]
+    for a, b, e in zip(*narrow, exact, strict=True):
+        ours, theirs = (((t.double() - e).abs().max() / (1 + e.abs().max())) if e.numel() else 0 for t in (a, b))
+        assert ours < 4 * theirs + 5e-6, (ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["spline couplings", "autoregressive with context", "linear"])
+def test_computing_the_sums_again_changes_nothing(name, monkeypatch):
+    chain, fast = pair(name)
+    x, c = inputs(chain, (150,))
+    kept = derivatives(fast, "forward", x, c)
+    monkeypatch.setattr(native_layers, "KEEP", 0)
+    close(derivatives(fast, "forward", x, c), kept, 1e-14)
+
+
+def test_shapes_strides_and_broadcasting():
+    chain, fast = pair("couplings with context")
+    x, c = inputs(chain, (3, 4))
+    cases = [
+        (x, c),
+        (x[0, 0], c[0, 0]),
+        (x, c[0, 0]),
+        (x[0, 0], c),
+        (x[:, :1], c[:1]),
+        (x.transpose(0, 1), c.transpose(0, 1)),
+        (x.flip(-1)[..., :5], c),
+        (x[:0], c[:0]),
+    ]
+    for xx, cc in cases:
+        close(fast.forward(xx, cc), chain.forward(xx, cc), 1e-12)
+        close(fast.inverse(xx, cc), chain.inverse(xx, cc), 1e-12)
+        assert torch.equal(fast.encode(xx, cc), fast.forward(xx, cc)[0])
+        assert torch.equal(fast.decode(xx, cc), fast.inverse(xx, cc)[0])
+    close(derivatives(fast, "forward", x, c[:1]), derivatives(chain, "forward", x, c[:1]), 1e-11)
+
+
+@pytest.mark.parametrize("name", ["couplings with context", "autoregressive", "linear", "linear tails"])
+def test_second_derivatives(name):
+    """The plain formula of a run is the layers, and is what is differentiated twice."""
+    chain, fast = pair(name)
+    x, c = inputs(chain, (2,))
+    x = (0.6 * x).clamp(-0.9, 0.9)  # a spline has no second derivative at its knots, a tail none at its border
+    results = []
+    for f in (fast, chain):
+        xx = x.clone().requires_grad_()
+        y, ladj = f.forward(xx, c)
+        (g,) = torch.autograd.grad((y.sin().sum() + ladj.sum()), xx, create_graph=True)
+        (g.square().sum()).backward()
+        results.append([xx.grad, *(p.grad for p in f.parameters())])
+    close(*results, 1e-9)
+    (run,) = fast._steps
+    for way in ("forward", "inverse"):
+        program, sources = run.ways[way]
+        if not program.sweeps:
+            tensors, ladj = sources(c, x.shape[:-1])
+            y, total = plain(program, x, tensors)
+            close((y, total if ladj is None else total + ladj), getattr(chain, way)(x, c), 1e-12)
+
+
+def test_what_is_not_plain_goes_layer_by_layer(monkeypatch):
+    calls = []
+    real = fused.run
+    monkeypatch.setattr(fused, "run", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    _, fast = pair("autoregressive", torch.float32)
+    x, _ = inputs(fast, (6,), torch.float32)
+    fast.forward(x)
+    fast.forward(x.requires_grad_())
+    with torch.no_grad():
+        fast.inverse(x)
+    assert len(calls) == 3
+    fast.inverse(x)  # derivatives of a sweep
+    torch.func.vmap(lambda v: fast.forward(v)[0])(x.detach())
+    torch.func.jvp(lambda v: fast.forward(v)[0], (x.detach(),), (torch.ones_like(x),))
+    with torch.autocast("cpu", torch.bfloat16):
+        fast.forward(x)
+    fast.to(torch.bfloat16).forward(x.detach().bfloat16())
+    assert len(calls) == 3
+    with pytest.raises(RuntimeError, match="dtype"):
+        fast.forward(x)
+
+
+def test_a_bad_row_spoils_no_other():
+    for name in ("spline couplings", "autoregressive", "linear"):
+        _, fast = pair(name, torch.float32)
+        x, _ = inputs(fast, (70,), torch.float32)
+        good = fast.forward(x)
+        bad = x.clone()
+        bad[3, 0], bad[66, 4] = float("nan"), float("inf")
+        seen = fast.forward(bad)
+        keep = [i for i in range(70) if i not in (3, 66)]
+        for a, b in zip(seen, good, strict=True):
+            assert torch.equal(a[keep], b[keep])
+        assert seen[1][3].isnan() or seen[0][3].isnan().any()
+
+
+def test_threads_share_the_blocks(monkeypatch):
+    _, fast = pair("spline couplings", torch.float32)
+    x, _ = inputs(fast, (64 * 7 + 5,), torch.float32)
+    one = derivatives(fast, "forward", x, None)
+    monkeypatch.setattr(native_layers, "LEAST", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    three = derivatives(fast, "forward", x, None)
+    assert all(torch.equal(a, b) for a, b in zip(one[:3], three[:3], strict=True))
+    close(three, one, 1e-6)
+
+
+def test_weights_are_followed_and_guarded():
+    chain, fast = pair("spline couplings")
+    x, _ = inputs(chain, (9,))
+    for f in (chain, fast):
+        with torch.no_grad():
+            for p in f.parameters():
+                p.mul_(1.3)
+    close(fast.forward(x), chain.forward(x), 1e-12)
+    fast.load_state_dict(pair("spline couplings")[0].state_dict())
+    close(fast.forward(x), pair("spline couplings")[0].forward(x), 1e-12)
+    y, _ = fast.forward(x)
+    with torch.no_grad():
+        next(fast.parameters()).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_copies_run_their_own_weights(tmp_path):
+    torch.manual_seed(0)
+    flow = bj.nsf_ar(3, 2, layers=2, hidden=(16,), bins=4)
+    bj.testing.randomize(flow, seed=0, scale=0.3)
+    x, c = torch.randn(20, 3), torch.randn(20, 2)
+    fast = flow.compiled()
+    for again in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), fast.frozen(), flow.frozen().compiled()):
+        torch.testing.assert_close(again.log_prob(x, c), flow.log_prob(x, c), rtol=1e-4, atol=1e-4)
+        steps = [step for step in again.transform._steps if isinstance(step, Run)]
+        assert steps
+        (owned,) = {id(m) for m in again.modules()} & {id(layer) for layer in steps[0].layers[-1:]}
+        with torch.no_grad():
+            for p in again.parameters():
+                p.zero_()
+        assert not torch.allclose(again.log_prob(x, c), flow.log_prob(x, c), atol=1e-2), owned
+    bj.save(flow.compiled(), tmp_path)
+    assert bj.load(tmp_path).transform._steps is None
+
+
+def test_what_can_be_fused():
+    assert not can_fuse(bj.Coupling(bj.Shift(), HALF))
+    assert not can_fuse(bj.Coupling(bj.Affine(None), HALF))
+    assert not can_fuse(bj.Coupling(bj.RationalQuadratic(4, precision="float64"), HALF))
+    assert not can_fuse(bj.Coupling(bj.RationalQuadratic(65), HALF))
+    assert not can_fuse(coupling(activation="gelu"))
+    assert not can_fuse(coupling(hidden=()))
+    assert not can_fuse(coupling(hidden=(4,) * 8))
+    assert not can_fuse(bj.LU(5, context=2))
+    assert not can_fuse(autoregressive(hidden=(3,)))  # narrower than the number of sets of parents
+    chain = [[False] * 5 for _ in range(5)]
+    for i in range(1, 5):
+        chain[i][i - 1] = True
+    assert not can_fuse(autoregressive(adjacency=chain))  # limits are not enough to say what a row reads
+    steps = fuse([bj.LU(5), bj.Elementwise(bj.Affine(), 5), bj.Permutation([1, 0, 2, 3, 4]), coupling()])
+    assert [type(s) for s in steps] == [bj.LU, bj.Elementwise, Run]
+    x = torch.randn(3, 5)
+    layers = [bj.LU(5), coupling()]
+    close(one_by_one(layers, "forward", x, None), bj.Chain(*layers).forward(x), 0)
