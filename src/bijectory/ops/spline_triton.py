@@ -19,52 +19,12 @@ import triton.language as tl
 from torch import Tensor
 
 from bijectory.ops.spline_bins import SplineGrid, raw_one
+from bijectory.ops.triton_math import divide, number, root, sigmoid, softplus, unit
 
 BLOCK = 128  # elements of a program: one for a thread of four warps
 LOG1P_TERMS = {torch.float32: 8, torch.float64: 17}
 TAILS = {"identity": 0, "linear": 1, "circular": 2}
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-
-
-# ---- scalar functions ------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _number(VALUE: tl.constexpr, like: tl.tensor) -> tl.tensor:
-    return tl.full(like.shape, VALUE, like.dtype)
-
-
-@triton.jit
-def _divide(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    return tl.div_rn(a, b) if b.dtype == tl.float32 else a / b
-
-
-@triton.jit
-def _root(a: tl.tensor) -> tl.tensor:
-    return tl.sqrt_rn(a) if a.dtype == tl.float32 else tl.sqrt(a)
-
-
-@triton.jit
-def _softplus(v: tl.tensor, TERMS: tl.constexpr) -> tl.tensor:
-    e = tl.exp(-tl.abs(v))
-    s = _divide(e, e + 2)  # log(1 + e) = 2 atanh(s), s <= 1/3
-    q = s * s
-    p = _number(1 / (2 * TERMS + 1), v)
-    for k in tl.static_range(TERMS):
-        p = p * q + _number(1 / (2 * TERMS - 1 - 2 * k), v)
-    return (v + tl.abs(v)) * 0.5 + 2 * s * p
-
-
-@triton.jit
-def _sigmoid(v: tl.tensor) -> tl.tensor:
-    e = tl.exp(-tl.abs(v))
-    return _divide(tl.where(v >= 0, 1.0, e).to(v.dtype), e + 1)
-
-
-@triton.jit
-def _unit(t: tl.tensor) -> tl.tensor:
-    t = tl.where(t < 0, tl.zeros_like(t), t)
-    return tl.where(t > 1, _number(1, t), t)
 
 
 # ---- the bin of every element ----------------------------------------------------------------------------------------
@@ -95,7 +55,7 @@ def _softmax(
     total = tl.zeros_like(top)
     for k in tl.static_range(BINS):
         total += tl.exp(_load(phi, FIRST + k, n, at, mask, T) - top)
-    return top, _divide(_number(1, total), total)
+    return top, divide(number(1, total), total)
 
 
 @triton.jit
@@ -149,7 +109,7 @@ def _find(
 ) -> tl.tensor:
     """Size, lower corner, raw slopes and index of the bin, and what the softmax needs; see ``Bin`` in ops/spline_bins.py."""
     T: tl.constexpr = v.dtype
-    floor, rest = _number(MIN_BIN, v), _number(1 - MIN_BIN * BINS, v)
+    floor, rest = number(MIN_BIN, v), number(1 - MIN_BIN * BINS, v)
     top_w, scale_w = _softmax(phi, 0, BINS, n, at, mask, T)
     top_h, scale_h = _softmax(phi, BINS, BINS, n, at, mask, T)
     w = floor + _share(phi, 0, n, at, mask, top_w, scale_w, T) * rest
@@ -178,13 +138,13 @@ def _find(
 @triton.jit
 def _enter(x: tl.tensor, TAILS: tl.constexpr, BOUND: tl.constexpr) -> tl.tensor:
     """A point of the box, who was outside, and the whole turns taken."""
-    b = _number(BOUND, x)
+    b = number(BOUND, x)
     outside = tl.abs(x) >= b
     turns = tl.zeros_like(x)
     if TAILS == 1:
         inner = tl.where(x < -b, -b, tl.where(x > b, b, x))
     elif TAILS == 2:
-        turns = tl.floor(_divide(x + b, 2 * b)) * (2 * b)
+        turns = tl.floor(divide(x + b, 2 * b)) * (2 * b)
         inner = x - turns
     else:
         inner = tl.where(outside, tl.zeros_like(x), x)
@@ -225,34 +185,34 @@ def _map(
     mask = at < n
     given = tl.load(source + at, mask=mask, other=0.0).to(T)
     inner, outside, turns = _enter(given, TAILS, BOUND)
-    b2 = _number(2 * BOUND, given)
-    u = _divide(inner + _number(BOUND, given), b2)
+    b2 = number(2 * BOUND, given)
+    u = divide(inner + number(BOUND, given), b2)
     w, h, x, y, raw_left, raw_right, _, _, _, _, _ = _find(u, phi, n, at, mask, INVERSE, BINS, TAILS, MIN_BIN)
-    left = _softplus(raw_left + _number(RAW_ONE, u), TERMS) + _number(MIN_SLOPE, u)
-    right = _softplus(raw_right + _number(RAW_ONE, u), TERMS) + _number(MIN_SLOPE, u)
-    s = _divide(h, w)
+    left = softplus(raw_left + number(RAW_ONE, u), TERMS) + number(MIN_SLOPE, u)
+    right = softplus(raw_right + number(RAW_ONE, u), TERMS) + number(MIN_SLOPE, u)
+    s = divide(h, w)
     if INVERSE == 0:
-        t = _unit(_divide(u - x, w))
+        t = unit(divide(u - x, w))
         r = 1 - t
     else:  # eq. 6-8, see `_root` in ops/spline.py
-        theta = _unit(_divide(u - y, h))
+        theta = unit(divide(u - y, h))
         beyond = 1 - theta
         e = left * beyond - right * theta
         p = 2 * s * theta
         cross = p * (2 * s) * beyond
-        m = _root(cross + e * e) + tl.abs(e)
-        g = tl.where(e >= 0, m, _divide(cross, m))
-        t, r = _divide(p, p + g), _divide(g, p + g)
+        m = root(cross + e * e) + tl.abs(e)
+        g = tl.where(e >= 0, m, divide(cross, m))
+        t, r = divide(p, p + g), divide(g, p + g)
     num, den, top = _parts(t, r, s, left, right)
-    ratio = _divide(s, den)
+    ratio = divide(s, den)
     slope = top * ratio * ratio
-    half, log = _number(0.5, u), tl.log(slope)
+    half, log = number(0.5, u), tl.log(slope)
     if INVERSE == 0:
-        out = (y + h * _divide(num, den) - half) * b2
+        out = (y + h * divide(num, den) - half) * b2
         excess = (given - inner) * slope
     else:
         out = (x + w * t - half) * b2
-        excess = _divide(given - inner, slope)
+        excess = divide(given - inner, slope)
         log = -log
     if TAILS == 0:
         out, log = tl.where(outside, given, out), tl.where(outside, tl.zeros_like(log), log)
@@ -291,30 +251,30 @@ def _pull(
     gy = tl.load(g_out + at, mask=mask, other=0.0).to(T)
     gl = tl.load(g_ladj + at, mask=mask, other=0.0).to(T)
     inner, outside, _ = _enter(given, TAILS, BOUND)
-    b2, floor = _number(2 * BOUND, given), _number(MIN_BIN, given)
-    rest = _number(1 - MIN_BIN * BINS, given)
-    u = _divide(inner + _number(BOUND, given), b2)
+    b2, floor = number(2 * BOUND, given), number(MIN_BIN, given)
+    rest = number(1 - MIN_BIN * BINS, given)
+    u = divide(inner + number(BOUND, given), b2)
     w, h, x, y, raw_left, raw_right, index, top_w, scale_w, top_h, scale_h = _find(
         u, phi, n, at, mask, 0, BINS, TAILS, MIN_BIN
     )
-    raw_left += _number(RAW_ONE, u)
-    raw_right += _number(RAW_ONE, u)
-    d0 = _softplus(raw_left, TERMS) + _number(MIN_SLOPE, u)
-    d1 = _softplus(raw_right, TERMS) + _number(MIN_SLOPE, u)
-    s, t = _divide(h, w), _unit(_divide(u - x, w))
+    raw_left += number(RAW_ONE, u)
+    raw_right += number(RAW_ONE, u)
+    d0 = softplus(raw_left, TERMS) + number(MIN_SLOPE, u)
+    d1 = softplus(raw_right, TERMS) + number(MIN_SLOPE, u)
+    s, t = divide(h, w), unit(divide(u - x, w))
     r = 1 - t
     num, den, top = _parts(t, r, s, d0, d1)
-    ratio = _divide(s, den)
+    ratio = divide(s, den)
     slope = top * ratio * ratio
-    fall = _divide(d1 * t - d0 * r + s * (r - t), top) - _divide((r - t) * (d0 + d1 - 2 * s), den)
-    bend = _divide(2 * fall, w)
-    curvature = _divide(bend, b2)
+    fall = divide(d1 * t - d0 * r + s * (r - t), top) - divide((r - t) * (d0 + d1 - 2 * s), den)
+    bend = divide(2 * fall, w)
+    curvature = divide(bend, b2)
     if TAILS == 0:
-        slope = tl.where(outside, _number(1, u), slope)
+        slope = tl.where(outside, number(1, u), slope)
     if TAILS != 2:
         curvature = tl.where(outside, tl.zeros_like(u), curvature)
     if INVERSE == 1:  # implicitly, see `_pull` in ops/spline.py
-        gi = _divide(gy - gl * curvature, slope)
+        gi = divide(gy - gl * curvature, slope)
         gy, gl = -gi, -gl
     else:
         gi = gy * slope + gl * curvature
@@ -324,20 +284,20 @@ def _pull(
         gl += gy * (given - inner) * slope
     gv = gy * b2
     tt, q, rr = t * t, t * r, r * r
-    f, g_num, g_top = _divide(num, den), _divide(gv * h, den), _divide(gl, top)
-    g_den = -(_divide(2 * gl, den) + g_num * f)
-    gs = g_num * tt + g_den * (tt + rr) + 2 * (_divide(gl, s) + g_top * q)
+    f, g_num, g_top = divide(num, den), divide(gv * h, den), divide(gl, top)
+    g_den = -(divide(2 * gl, den) + g_num * f)
+    gs = g_num * tt + g_den * (tt + rr) + 2 * (divide(gl, s) + g_top * q)
     gu = gv * slope + gl * bend
-    g_left = ((g_num + g_den) * q + g_top * rr) * _sigmoid(raw_left)
-    g_right = (g_den * q + g_top * tt) * _sigmoid(raw_right)
+    g_left = ((g_num + g_den) * q + g_top * rr) * sigmoid(raw_left)
+    g_right = (g_den * q + g_top * tt) * sigmoid(raw_right)
     tl.store(g_in + at, gi, mask=mask)
 
     # Through the softmax each bin gets its own cotangent less their mean.
     place = index.to(T) * floor
-    before_w, own_w = -gu * rest, (-gu * t - _divide(gs * s, w)) * rest
-    before_h, own_h = gv * rest, (gv * f + _divide(gs, w)) * rest
-    mean_w = _divide(before_w * (x - place) + own_w * (w - floor), rest)
-    mean_h = _divide(before_h * (y - place) + own_h * (h - floor), rest)
+    before_w, own_w = -gu * rest, (-gu * t - divide(gs * s, w)) * rest
+    before_h, own_h = gv * rest, (gv * f + divide(gs, w)) * rest
+    mean_w = divide(before_w * (x - place) + own_w * (w - floor), rest)
+    mean_h = divide(before_h * (y - place) + own_h * (h - floor), rest)
     zero = tl.zeros_like(u)
     for k in range(BINS):  # not unrolled: that would take most of the time of the compiler
         part = tl.where(index > k, before_w, tl.where(index == k, own_w, zero))
