@@ -55,6 +55,11 @@ def test_constant_column_is_named_and_left_out(fit):
     assert "warning: column 'k' is constant" in answer.err
 
 
+def test_precision(fit):
+    refused(fit(banana(), "--precision", "half"), 2, "precision='half'", "'full' or 'bf16'")
+    assert fit(banana(), "--precision", "bf16").code == 0
+
+
 def test_misspelt_recipe(fit):
     refused(fit(banana(), "--recipe", "realnvp"), 2, "'realnvp'", "did you mean real_nvp")
 

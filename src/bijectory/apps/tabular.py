@@ -166,7 +166,7 @@ def fit_table(
         start: An earlier fit of the same table, or its run folder: training goes on from its weights, its architecture
             takes the place of ``recipe``, and the objective is the likelihood unless asked otherwise.
         config: Settings of training; None for ``table_config``.
-        dtype: Precision of training; None takes float64 up to 1000 rows, else float32.
+        dtype: Precision of training; None takes float64 up to 1000 rows (not with the precision "bf16"), else float32.
         device: Where to train.
         out: Run folder for model, schema, metrics and checkpoints; None writes nothing.
         resume: Go on from the last checkpoint in ``out``.
@@ -230,7 +230,8 @@ def fit_table(
         schema.save(settings.out / SCHEMA)
         keep_rows(settings.out, {name: frame.iloc[getattr(split, name)] for name in PARTS})
 
-    dtype = dtype or (torch.float64 if len(split.train) <= SMALL else torch.float32)
+    small = len(split.train) <= SMALL and settings.precision == "full"
+    dtype = dtype or (torch.float64 if small else torch.float32)
     prep = preprocess(schema.targets)
     embed = Encode(preprocess(schema.givens)) if schema.givens else None
     parts, offsets = {}, {}

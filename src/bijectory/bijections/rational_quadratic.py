@@ -67,17 +67,17 @@ class RationalQuadratic(Bijection):
         )
 
     @property
-    def _grid(self) -> SplineGrid:
+    def grid(self) -> SplineGrid:
         return SplineGrid(
             self.bins, self.bound, self.tails, self.min_bin, self.min_slope, double=self.precision == "float64"
         )
 
     @property
     def n_params(self) -> int:
-        return self._grid.n_params
+        return self.grid.n_params
 
     def forward(self, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic(x, phi, self._grid)
+        return rational_quadratic(x, phi, self.grid)
 
     def inverse(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic_inverse(y, phi, self._grid)
+        return rational_quadratic_inverse(y, phi, self.grid)

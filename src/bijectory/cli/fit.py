@@ -34,6 +34,7 @@ def fit(
     lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
     time_budget: Annotated[str | None, Option(metavar="TIME", help="Stop after 90s, 10m or 1.5h of training.")] = None,
     compile_: Annotated[str | None, Option("--compile", metavar="auto|always|never", help="Compile the steps.")] = None,
+    precision: Annotated[str | None, Option(metavar="full|bf16", help="Of the networks while training.")] = None,
     seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
     config: Annotated[Path | None, Option(help="Options from a TOML or JSON file; those given here win.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
@@ -47,7 +48,7 @@ def fit(
     words |= {"bounded": options.bounds(bounded), "positive": positive, "dequantize": dequantize, "missing": missing}
     words |= {"objective": objective, "start": start, "levels": levels, "noise": noise, "weight": weight}
     words |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "time_budget": time_budget, "compile": compile_}
-    wanted = plan(config, words | {"seed": seed})
+    wanted = plan(config, words | {"precision": precision, "seed": seed})
     options.claim(out, resume=resume, overwrite=overwrite)
     from bijectory.cli.fitting import run_fit
 

@@ -22,7 +22,9 @@ BLOCK, DEEPEST = 64, 8  # as in the source
 ACTIVATIONS = {"relu": 0, "silu": 1, "tanh": 2, "elu": 3, "softplus": 4, "leaky_relu": 5}
 _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 LEAST = 8  # blocks that are worth another thread
-KEEP = 1 << 25  # bytes of weighted sums kept for the way back: what an allocator reuses; beyond, they are computed again
+KEEP = (
+    1 << 25
+)  # bytes of weighted sums kept for the way back: what an allocator reuses; beyond, they are computed again
 
 
 class Net(NamedTuple):

@@ -1,5 +1,7 @@
 """Native kernels: one C++ file, compiled once for a machine with the compiler that is there, loaded without linking torch.
 
+On a GPU the same calls run in Triton (``spline_triton.py``), where Triton is installed.
+
 It takes a second or two, where capturing and compiling the same kernels with ``torch.compile`` takes a minute and is called
 through guards. Libraries lie in the user's cache (``BIJECTORY_CACHE_DIR``, else ``XDG_CACHE_HOME/bijectory``, else
 ``~/.cache/bijectory``) under a name made of the source, the compiler and the processor.
@@ -9,15 +11,18 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +42,8 @@ TUNED = (
     (),
 )  # the first that is known
 MOST_BINS = 64  # as in the source
+MOST_BINS_TRITON = 32  # more take its compiler minutes
+HALF = (torch.float16, torch.bfloat16)
 TAILS = {"identity": 0, "linear": 1, "circular": 2}
 REALS = {torch.float32: "float", torch.float64: "double"}
 SHARE = 1 << 15  # elements that are worth another thread
@@ -57,15 +64,63 @@ def is_native(x: Tensor, phi: Tensor, grid: SplineGrid) -> bool:
     """Whether a call runs in a native kernel: asked for, in order of memory, of one type, and not transformed."""
     return (
         _wanted.get()
-        and x.dtype == phi.dtype
         and x.dtype in REALS
-        and (x.dtype == torch.float64 or not grid.double)
-        and x.device.type == "cpu" == phi.device.type
-        and grid.bins <= MOST_BINS
+        and x.device == phi.device
         and phi.shape[1:] == x.shape
+        and (_on_gpu(x, phi, grid) if on_gpu(x.device) else _on_cpu(x, phi, grid))
         and is_direct(x)
         and is_direct(phi)
     )
+
+
+def _on_cpu(x: Tensor, phi: Tensor, grid: SplineGrid) -> bool:
+    same = x.dtype == phi.dtype and (x.dtype == torch.float64 or not grid.double)
+    return same and x.device.type == "cpu" and grid.bins <= MOST_BINS
+
+
+def _on_gpu(x: Tensor, phi: Tensor, grid: SplineGrid) -> bool:
+    known = phi.dtype == x.dtype or (x.dtype == torch.float32 and phi.dtype in HALF)
+    return known and grid.bins <= MOST_BINS_TRITON and has_triton()
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether a device is one that Triton has kernels for."""
+    return device.type == "cuda"  # those of AMD go by the same name
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it comes with the CUDA builds of torch."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton() -> ModuleType:
+    return importlib.import_module("bijectory.ops.spline_triton")
+
+
+def prepare(device: torch.device, dtype: torch.dtype, grids: Set[SplineGrid]) -> None:
+    """Compile the kernels that a module needs.
+
+    Args:
+        device: Where it runs.
+        dtype: Of its weights.
+        grids: Hyper-parameters of its splines, for which Triton compiles apart; what was compiled before costs nothing.
+
+    Raises:
+        OSError: If there is no compiler (on a GPU: no Triton), or it fails, or the cache cannot be written.
+    """
+    if not on_gpu(device):
+        library(dtype)
+        return
+    if not has_triton():
+        raise OSError("there is no Triton; install it, it comes with the CUDA builds of torch.")
+    try:
+        for grid in grids:
+            if grid.bins <= MOST_BINS_TRITON:
+                _triton().trial(grid, device, dtype)
+    except Exception as error:  # of many kinds: of its compiler, of the driver, of the linker of its launcher
+        first = str(error).strip().partition("\n")[0]
+        raise OSError(f"Triton could not compile spline_triton.py: {type(error).__name__}: {first}") from error
 
 
 def compiler() -> str | None:
@@ -170,6 +225,8 @@ def _call(name: str, tensors: tuple[Tensor, ...], grid: SplineGrid, *more: int) 
 
 def spline(x: Tensor, phi: Tensor, grid: SplineGrid, *, inverse: bool) -> tuple[Tensor, Tensor]:
     """Either direction: result and ladj, shaped like ``x``."""
+    if on_gpu(x.device):
+        return _triton().spline(x, phi, grid, inverse=inverse)
     x, phi = x.contiguous(), phi.contiguous()
     y, ladj = torch.empty_like(x), torch.empty_like(x)
     _call("spline_inverse" if inverse else "spline_forward", (x, phi, y, ladj), grid)
@@ -180,6 +237,8 @@ def pull(
     x: Tensor, phi: Tensor, g_out: Tensor, g_ladj: Tensor, grid: SplineGrid, *, inverse: bool
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of the input and of ``phi``, at the data point ``x``; see ``ops.spline``."""
+    if on_gpu(x.device):
+        return _triton().pull(x, phi, g_out, g_ladj, grid, inverse=inverse)
     x, phi, g_out, g_ladj = x.contiguous(), phi.contiguous(), g_out.contiguous(), g_ladj.contiguous()
     g_x, g_phi = torch.empty_like(x), torch.empty_like(phi)
     _call("spline_pull", (x, phi, g_out, g_ladj, g_x, g_phi), grid, int(inverse))

@@ -2,6 +2,8 @@
 
 On the CPU rational-quadratic splines run in native kernels (see ``Flow.compiled``), which are compiled in a second or two.
 ``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for deep flows.
+On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
+see ``gradients.py``.
 """
 
 import statistics
@@ -13,6 +15,7 @@ from torch import nn
 
 from bijectory.objectives.batch import Objective
 from bijectory.training.evaluate import compiled
+from bijectory.training.gradients import graphable
 from bijectory.transforms.chain import has_native, plain_layers, use_native
 from bijectory.transforms.regions import RegionWarning
 
@@ -42,17 +45,28 @@ class Compilation:
         self.model, self.objective, self.progress = model, objective, progress
         self.loss = objective
         self.active = False  # whether steps run compiled
+        self.graphs = graphable(model, objective)
         self.phase = "watch" if mode == "auto" else "done"
         self.plain, self.times = 0.0, list[float]()
-        if mode == "always" and has_native(model):
+        if mode == "always" and self.worthwhile():
             self.start()
         elif mode == "always":
             self.loss, self.active = compiled(objective), True
 
+    def worthwhile(self) -> bool:
+        """Whether there are kernels for the model, or its steps can be captured."""
+        return self.graphs or has_native(self.model)
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps may run as a captured graph now."""
+        return self.active and self.graphs
+
     def start(self) -> None:
-        """Run in native kernels from the next step on; without a compiler one warning, and plain steps."""
+        """Run in native kernels and graphs from the next step on; without a compiler one warning, and plain layers."""
+        self.active = self.graphs
         try:
-            self.active = use_native(self.model)
+            self.active = use_native(self.model) or self.graphs
         except OSError as error:
             warnings.warn(f"compile failed, going on without: {error}", RegionWarning, stacklevel=2)
 
@@ -85,7 +99,7 @@ class Compilation:
             self.plain = statistics.median(self.times)
             left = ahead if ahead >= 0 else -ahead * self.plain
             self.phase, self.times = "done", []
-            if has_native(self.model) and left >= WORTH * SECONDS:
+            if self.worthwhile() and left >= WORTH * SECONDS:
                 self.start()
                 self.phase = "trial" if self.active else "done"
         elif self.phase == "trial" and len(self.times) == SETTLE + STEPS:

@@ -20,6 +20,7 @@ from bijectory.training.config import FitConfig
 from bijectory.training.data import CHUNK, CHUNK_VALUES, Data, Rows, as_data, digest, prepare
 from bijectory.training.ema import EMA
 from bijectory.training.evaluate import mean_loss, quietly
+from bijectory.training.gradients import Gradients
 from bijectory.training.progress import Progress
 from bijectory.training.schedule import learning_rate
 from bijectory.training.session import Session
@@ -114,6 +115,7 @@ class Loop:
         self.objective = objective
         self.compilation = Compilation(config.compile, model, objective, progress=config.progress)
         self.batch_size = min(config.batch_size, len(train))
+        self.gradients = Gradients(model, params, next(train.chunks(self.batch_size)), config.precision)
         self.batches = -(-len(train) // self.batch_size)  # per epoch
         self.total_steps = config.total_steps(self.batches)
         self.progress = Progress(self.done) if config.progress else None
@@ -165,9 +167,7 @@ class Loop:
         """One step of the optimiser, or a skipped one."""
         run, config = self.run, self.config
         rows = float(self.train.weigh(batch))
-        loss = self.pull_gradients(batch, rows)
-        grads = [p.grad for p in self.params if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
+        loss, norm = self.pull_gradients(batch, rows)
         if guard.is_finite(loss, norm):
             if config.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(self.params, config.clip_norm, norm)
@@ -188,20 +188,16 @@ class Loop:
         before, run.seconds = run.seconds, self.earlier + time.monotonic() - self.started
         self.compilation.after_step(run.seconds - before, self.ahead())
 
-    def pull_gradients(self, batch: Batch, rows: float) -> Tensor:
-        """The loss of a batch, and its gradients in the parameters."""
-        run, share = self.run, rows / self.batch_size
-        run.optimizer.zero_grad(set_to_none=True)
+    def pull_gradients(self, batch: Batch, rows: float) -> tuple[Tensor, Tensor]:
+        """The loss of a batch and the norm of its gradients, which are left in the parameters."""
+        compilation, share = self.compilation, rows / self.batch_size
         try:
             with redrawn(self.noisy):  # until the backward pass is done, which may look at the noise again
-                loss = self.compilation.loss(self.model, batch)
-                # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
-                (loss if share == 1.0 else loss * share).backward()
+                return self.gradients(compilation.loss, batch, share, capture=compilation.captures)
         except Exception as error:
-            if not self.compilation.give_up(error):
+            if not compilation.give_up(error):
                 raise
             return self.pull_gradients(batch, rows)
-        return loss
 
     def ahead(self) -> float:
         """Seconds left where the clock ends the run, else minus the number of steps left."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bijectory.bijections import RationalQuadratic
 from bijectory.errors import DtypeError, check
 from bijectory.ops.eager import is_direct
-from bijectory.ops.native import REALS, library, native
+from bijectory.ops.native import REALS, has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
 from bijectory.transforms.fused import Run, fuse
@@ -147,16 +147,16 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 def use_native(module: nn.Module) -> bool:
     """Let every chain in a module run in native kernels what they know, in place: see ``Flow.compiled``.
 
-    The kernels are compiled here, once for a machine, in a few seconds.
+    The kernels are compiled here, once for a machine, in a few seconds; on a GPU by Triton.
 
     Args:
-        module: A flow, or whatever holds chains, on the CPU.
+        module: A flow, or whatever holds chains, on the CPU or a GPU.
 
     Returns:
         Whether there is anything to run; else nothing is changed.
 
     Raises:
-        OSError: If there is no C++ compiler, or it fails.
+        OSError: If there is no C++ compiler (on a GPU: no Triton), or it fails.
 
     Example:
         >>> from bijectory import planar
@@ -165,9 +165,11 @@ def use_native(module: nn.Module) -> bool:
     """
     chains = _native_chains(module)
     if chains:
-        library(next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32))
+        dtype = next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32)
+        found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
+        prepare(_device(module), dtype, {spline.grid for spline in found if isinstance(spline, RationalQuadratic)})
     for chain in chains:
-        chain._kernels, chain._steps = native, fuse(list(chain))
+        chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
     return bool(chains)
 
 
@@ -179,15 +181,23 @@ def has_native(module: nn.Module) -> bool:
         >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(planar(2))
         (True, True, False)
     """
-    return all(p.device.type == "cpu" for p in module.parameters()) and bool(_native_chains(module))
+    return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
+        _native_chains(module)
+    )
 
 
 def _native_chains(module: nn.Module) -> list[Chain]:
-    """Chains with a layer that the kernels take whole, or with a spline somewhere within."""
-    chains = [m for m in module.modules() if isinstance(m, Chain)]
+    """Chains with a layer that the kernels take whole (on the CPU), or with a spline somewhere within."""
+    chains, whole = [m for m in module.modules() if isinstance(m, Chain)], not on_gpu(_device(module))
     return [
-        c for c in chains if any(isinstance(s, Run) for s in fuse(list(c))) or any(_is_spline(m) for m in c.modules())
+        c
+        for c in chains
+        if any(_is_spline(m) for m in c.modules()) or (whole and any(isinstance(s, Run) for s in fuse(list(c))))
     ]
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _is_spline(module: nn.Module) -> bool:

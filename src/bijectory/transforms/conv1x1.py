@@ -107,4 +107,11 @@ class Conv1x1(Transform, Freezable):
 
 
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    if x.is_cuda:  # there torch lets convolutions round to TF32 unless told otherwise, and products only if told to
+        return mix_by_product(x, weight)
     return conv2d(x, weight.unsqueeze(-1).unsqueeze(-1))
+
+
+def mix_by_product(x: Tensor, weight: Tensor) -> Tensor:
+    """A matrix on the channels of ``(*batch, channels, height, width)``, as a product of matrices."""
+    return (weight @ x.flatten(-2)).unflatten(-1, x.shape[-2:])

@@ -184,7 +184,7 @@ def describe(layer: Transform, way: Way) -> Spec:
     if isinstance(own, Linear):
         return Spec(own.features)
     net, b = own.net, own.bijection
-    grid = b._grid if isinstance(b, RationalQuadratic) else None
+    grid = b.grid if isinstance(b, RationalQuadratic) else None
     bound = 0.0 if grid else b.max_log_scale
     widths = (*net.hidden, net.head.weight.shape[0])
     if isinstance(own, Coupling):
