@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
-from bijectory.ops.image import conv2d
+from bijectory.ops.image import channel_major, channels_last, conv2d
 from bijectory.ops.shape import linear
 
 
@@ -108,8 +108,9 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Evaluate the network; ``c`` broadcasts against the batch of ``x``."""
-        act = ACTIVATIONS[self.activation]
-        return self.head(act(self.second(act(self.first(x, c)))))
+        # In place, since a convolution does not need its own output again.
+        act = torch.relu_ if self.activation == "relu" else ACTIVATIONS[self.activation]
+        return channel_major(self.head(act(self.second(act(self.first(channels_last(x), c))))))
 
 
 class ConvResNet(nn.Module):
