@@ -65,14 +65,16 @@ class LipSwish(Activation):
 
     def push(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if t is None:
-            return x * torch.sigmoid(softplus(self.beta) * x) / SLOPE, None
+            return x * (torch.sigmoid(softplus(self.beta) * x) / SLOPE), None
         value, slope = self.bend(x)
         return value, slope * t
 
     def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u = softplus(self.beta) * x
-        gate = torch.sigmoid(u)
-        return x * gate / SLOPE, _swish_slope(u, gate) / SLOPE
+        beta = softplus(self.beta)
+        gate = torch.sigmoid(beta * x)
+        share = gate / SLOPE
+        value = x * share
+        return value, torch.addcmul(share, beta * value, 1 - gate)
 
 
 class CLipSwish(Activation):
