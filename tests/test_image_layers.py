@@ -9,8 +9,7 @@ from torch.nn import functional as F
 import bijectory as bj
 from bijectory.errors import ConfigError, DataError, DtypeError, ShapeError
 from bijectory.nets import Conv, ConvNet, ConvResNet
-from bijectory.ops.image import conv2d
-from bijectory.transforms.conv1x1 import mix_by_product
+from bijectory.ops.image import conv2d, mix
 from laws.cases import randomize
 
 F64 = torch.float64
@@ -309,7 +308,7 @@ def test_each_network_runs_once_forward_and_once_back_in_a_reversible_step():
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,)])
-def test_channels_mixed_by_a_product_as_on_a_gpu(batch):
+def test_channels_are_mixed_by_a_product_as_by_a_convolution(batch):
     x, weight = torch.randn(*batch, 4, 2, 3), torch.randn(4, 4)
     expected = conv2d(x, weight[..., None, None])
-    torch.testing.assert_close(mix_by_product(x, weight), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mix(x, weight), expected, rtol=1e-5, atol=1e-5)

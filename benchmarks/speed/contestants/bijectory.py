@@ -33,20 +33,33 @@ def chain(family: str, features: int) -> bj.Transform:
         nets = [bj.nets.MLP(sum(m), scalar.n_params * (features - sum(m)), HIDDEN, activation="relu") for m in masks]
         return bj.Chain(*(bj.Coupling(scalar, m, net=net) for m, net in zip(masks, nets, strict=True)))
     if family == "planar":
-        return bj.planar(features, layers=PLANAR).transform
+        return bj.planar(features, layers=PLANAR, acts_on="noise").transform
     if family == "residual":
         return bj.residual(features, layers=RESIDUAL, hidden=CONTRACTION, ladj="roulette").transform
     if family == "glow":
+        return images()
+    if family == "glow_recipe":
         return bj.glow(IMAGE, scales=SCALES, steps=STEPS, hidden=CHANNELS).transform[1]  # without the logit of pixels
     if family == "cnf":
         field = bj.nets.TimeMLP(features, hidden=VELOCITY, frequencies=FREQUENCIES)
-        return bj.Continuous(
-            field, steps=12
-        )  # as accurate as zuko at its tolerance; the default 8 are ten times less so
+        return bj.Continuous(field, method="rk4", steps=17)  # as accurate as zuko at its tolerance
     scalar, orders = (affine if family == "maf" else spline), (None, range(features - 1, -1, -1))
     masked = functools.partial(bj.nets.MaskedMLP, features, scalar.n_params, HIDDEN, activation="relu")
     nets = [masked(order=orders[k % 2]) for k in range(AUTOREGRESSIVE)]
     return bj.Chain(*(bj.Autoregressive(scalar, features, net=net) for net in nets))
+
+
+def images() -> bj.Transform:
+    """Glow as the peers have it: what leaves a scale has no prior of its own."""
+    channels, levels = IMAGE[0], []
+    for scale in range(SCALES):
+        channels = channels * 4 // (2 if scale else 1)
+        steps: list[bj.Transform] = [bj.Squeeze()]
+        for k in range(STEPS):
+            coupling = bj.ImageCoupling(bj.Affine(), channels, hidden=CHANNELS)
+            steps += [bj.ActNorm(channels, event_dim=3), bj.Conv1x1(channels, seed=scale * STEPS + k), coupling]
+        levels.append(bj.Chain(*steps))
+    return bj.Multiscale(*levels, shape=IMAGE)
 
 
 class Contestant(TorchContestant):
@@ -57,7 +70,7 @@ class Contestant(TorchContestant):
         # Identity layers would be too kind to root searches and splines alike: small random weights.
         if family == "cnf":
             spread(flow)
-        elif family not in ("residual", "glow"):  # these start with weights that do something
+        elif family not in ("residual", "glow", "glow_recipe"):  # these start with weights that do something
             bj.testing.randomize(flow, seed=0, scale=0.1)
         super().__init__(flow)
         self.family, self.variant = family, variant

@@ -35,14 +35,18 @@ class Contestant:
         x, key = jr.normal(jr.key(1), (batch, features)), jr.key(2)
         if self.family == "planar" and name in ("log_prob", "train"):
             raise LookupError("this direction of planar layers has no closed form")
-        if name == "train":
+        if name in ("train", "variational"):
             params, static = eqx.partition(self.model, eqx.is_inexact_array)
             optimizer = optax.adam(1e-4)
 
             @jax.jit
-            def step(params, state):
+            def step(params, state, key):
                 def loss(p):
-                    return -unwrap(eqx.combine(p, static)).log_prob(x).mean()
+                    flow = unwrap(eqx.combine(p, static))
+                    if name == "train":
+                        return -flow.log_prob(x).mean()
+                    draws, log_q = flow.sample_and_log_prob(key, (batch,))
+                    return (log_q + 0.5 * (draws**2).sum(-1)).mean()
 
                 grads = jax.grad(loss)(params)
                 updates, state = optimizer.update(grads, state)
@@ -51,16 +55,18 @@ class Contestant:
             self.state = (params, optimizer.init(params))
 
             def run():
-                self.state = jax.block_until_ready(step(*self.state))
+                self.state = jax.block_until_ready(step(*self.state, key))
 
             return run
         call = {
-            "log_prob": lambda m: m.log_prob(x),
-            "sample": lambda m: m.sample(key, (batch,)),
-            "sample_log_prob": lambda m: m.sample_and_log_prob(key, (batch,)),
+            "log_prob": lambda m, _: m.log_prob(x),
+            "sample": lambda m, key: m.sample(key, (batch,)),
+            "sample_log_prob": lambda m, key: m.sample_and_log_prob(key, (batch,)),
         }[name]
         compiled = eqx.filter_jit(call)
-        return lambda: jax.block_until_ready(compiled(self.model))
+        return lambda: jax.block_until_ready(
+            compiled(self.model, key)
+        )  # an argument: draws of a constant key could be folded
 
     def error(self, features: int) -> float:
         if self.family == "planar":

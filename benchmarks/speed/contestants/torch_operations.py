@@ -27,13 +27,17 @@ class TorchContestant:
 
     def operation(self, name: str, batch: int, features: int):
         x = torch.randn(batch, *event_shape(features), generator=torch.Generator().manual_seed(1))
-        if name == "train":
+        if name in ("train", "variational"):
             # A copy, so that a thousand timed steps do not change what the other operations see.
             model = self.training(self.clone(self.model).train())
             optimizer = torch.optim.Adam(model.parameters(), 1e-4, **({"fused": True} if self.fused else {}))
 
             def step():
-                loss = -self.log_prob(model, x).mean()
+                if name == "train":
+                    loss = -self.log_prob(model, x).mean()
+                else:
+                    draws, log_q = self.sample_log_prob(model, batch)
+                    loss = (log_q + 0.5 * draws.square().flatten(1).sum(-1)).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -7,7 +7,7 @@ bound each layer by the same constant below 1; only the product matters, and sca
 import abc
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -65,6 +65,13 @@ class Contraction(nn.Module, abc.ABC):
         basis = torch.eye(math.prod(self.shape), dtype=x.dtype, device=x.device)
         out = self(x, c, weights, basis.reshape(-1, *(1,) * batch, *self.shape))
         return out[0], out[1:].flatten(1 + batch).movedim(0, -1)
+
+    def pullback(
+        self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Value at ``x``, and the products of cotangents ``(n, *batch, *shape)`` with the Jacobian there."""
+        value, pull, *_ = torch.func.vjp(lambda v: self(v, c, weights), x)
+        return value, lambda v: torch.func.vmap(lambda u: pull(u)[0])(v)
 
     def weights(self) -> list[Tensor]:
         """The bounded weights of all layers, in the order in which ``forward`` uses them."""
@@ -159,6 +166,23 @@ class LipschitzNet(Contraction):
         for act, layer, weight in zip(self.activations, list(self.layers)[1:], weights[1:], strict=True):
             h, t = _affine(layer, *cast(Activation, act).push(h, t), weight)
         return _stack(h, t)
+
+    def pullback(
+        self, x: Tensor, c: Tensor | None = None, weights: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        first, *others = weights or self.weights()
+        h, steps = self.layers[0](x, c, first), []
+        for act, layer, weight in zip(self.activations, list(self.layers)[1:], others, strict=True):
+            h, slopes = cast(Activation, act).bend(h)
+            h = layer(h, None, weight)
+            steps.append((act, layer, weight, slopes))
+
+        def pull(v: Tensor) -> Tensor:
+            for act, layer, weight, slopes in reversed(steps):
+                v = cast(Activation, act).pull(slopes, cast(Bounded, layer).transposed(v, weight))
+            return cast(Bounded, self.layers[0]).transposed(v, first)
+
+        return h, pull
 
 
 class LipschitzDenseNet(Contraction):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
-from bijectory.ops.image import conv2d
+from bijectory.ops.image import channel_major, channels_last, conv2d
+from bijectory.ops.rectified import rectified
 from bijectory.ops.shape import linear
 
 
@@ -108,8 +109,11 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Evaluate the network; ``c`` broadcasts against the batch of ``x``."""
+        if self.activation == "relu" and not self.context:
+            layers = (self.first, self.second, self.head)
+            return channel_major(rectified(x, [m.weight for m in layers], [m.bias for m in layers]))
         act = ACTIVATIONS[self.activation]
-        return self.head(act(self.second(act(self.first(x, c)))))
+        return channel_major(self.head(act(self.second(act(self.first(channels_last(x), c))))))
 
 
 class ConvResNet(nn.Module):

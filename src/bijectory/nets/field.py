@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
+from bijectory.nets.clock import clock
 from bijectory.nets.mlp import HEAD_SCALE, MLP, Dense
 from bijectory.ops import divergence, perceptron
 from bijectory.ops.shape import expand_to_context, linear
@@ -36,6 +37,8 @@ class Prepared(NamedTuple):
         velocity: ``(t, z, *tensors) -> v``, with the tensors of either preparation.
         joint: ``(t, z, *tensors) -> (v, divergence)``; needs tensors that were prepared with the divergence.
         tensors: All that the two read and that may want a gradient.
+        clock: ``(times, *tensors) -> (n, …)``: what times add, for many of them at once; None where there is no such thing.
+        clocked: ``velocity`` and ``joint`` as functions of a row of ``clock`` in place of a time.
 
     Example:
         >>> ready = TimeMLP(2, context=3, hidden=(16,)).prepare(torch.zeros(3))
@@ -47,6 +50,8 @@ class Prepared(NamedTuple):
     velocity: Callable[..., Tensor]
     joint: Callable[..., tuple[Tensor, Tensor]]
     tensors: tuple[Tensor, ...]
+    clock: Callable[..., Tensor] | None = None
+    clocked: tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]] | None = None
 
 
 class Field(nn.Module, abc.ABC):
@@ -188,14 +193,16 @@ class TimeMLP(Field):
         return self._joint(t, z, *self._tensors(c), *perceptron.prepared(self._weights()))
 
     def with_squares(self, t: Tensor, z: Tensor, e: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        v, hidden = self._layers(t, z, self._tensors(c))
+        tensors = self._tensors(c)
+        v, hidden = self._layers(self._clock(t, *tensors), z, tensors)
         weights, slopes = self._weights(), self._slopes(hidden)
         trace = perceptron.divergence(perceptron.prepared(weights), slopes).expand(v.shape[:-1])
         return v, trace, perceptron.squares(weights, slopes, e)
 
     def prepare(self, c: Tensor | None = None, *, divergence: bool = True, functional: bool = True) -> Prepared:
         once = perceptron.prepared(self._weights()) if divergence else ()
-        return Prepared(self._velocity, self._joint, (*self._tensors(c), *once))
+        tensors, clocked = (*self._tensors(c), *once), (self._clocked_velocity, self._clocked_joint)
+        return Prepared(self._velocity, self._joint, tensors, self._clock, clocked)
 
     @property
     def _own(self) -> int:
@@ -219,17 +226,31 @@ class TimeMLP(Field):
         return (first.weight, bias, *(p for layer in others for p in (layer.weight, layer.bias)), self.time_weight)
 
     def _velocity(self, t: Tensor, z: Tensor, *tensors: Tensor) -> Tensor:
-        return self._layers(t, z, tensors[: self._own])[0]
+        return self._clocked_velocity(self._clock(t, *tensors), z, *tensors)
 
     def _joint(self, t: Tensor, z: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        v, hidden = self._layers(t, z, tensors[: self._own])
-        trace = perceptron.divergence(tensors[self._own :], self._slopes(hidden))
-        return v, trace.expand(v.shape[:-1])
+        return self._clocked_joint(self._clock(t, *tensors), z, *tensors)
 
-    def _layers(self, t: Tensor, z: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def _clocked_velocity(self, drift: Tensor, z: Tensor, *tensors: Tensor) -> Tensor:
+        return self._layers(drift, z, tensors[: self._own])[0]
+
+    def _clocked_joint(self, drift: Tensor, z: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        v, hidden = self._layers(drift, z, tensors[: self._own])
+        once = tensors[self._own :]
+        if self.activation == "tanh" and len(hidden) == 2:
+            return v, perceptron.tanh_divergence(once, hidden[0][1], hidden[1][1])
+        return v, perceptron.divergence(once, self._slopes(hidden)).expand(v.shape[:-1])
+
+    def _clock(self, t: Tensor, *tensors: Tensor) -> Tensor:
+        """What time adds to the first layer, its bias included where all rows share it: ``(*batch, width)``."""
+        return _drift(t, tensors[self._own - 1], tensors[1], self.frequencies)
+
+    def _layers(
+        self, drift: Tensor, z: Tensor, tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Velocity, and input and output of the activations of each hidden layer."""
-        act, (*layers, time_weight) = ACTIVATIONS[self.activation], tensors
-        shift = _drift(t, time_weight, layers[1], self.frequencies)
+        act, layers = ACTIVATIONS[self.activation], tensors[:-1]
+        shift = drift if layers[1].dim() == 1 else drift + layers[1]
         h, hidden = z, []
         for k in range(len(self.hidden)):
             a = _affine(h, layers[2 * k], layers[2 * k + 1] if k else shift)
@@ -239,13 +260,11 @@ class TimeMLP(Field):
 
 
 def _drift(t: Tensor, weight: Tensor, bias: Tensor, frequencies: int) -> Tensor:
-    """What time adds to the first layer, its bias included: ``(width,)``, or ``(*batch, width)``."""
-    t = t.unsqueeze(-1)
-    angles = [math.pi * k * t for k in range(1, frequencies + 1)]
-    clock = torch.cat((t, *(a.cos() for a in angles), *(a.sin() for a in angles)), -1)
-    if clock.dim() == bias.dim() == 1:
-        return torch.addmv(bias, weight, clock)
-    return bias + linear(clock, weight)
+    """What times ``(*batch,)`` add to the first layer, with a bias that all rows share: ``(*batch, width)``."""
+    waves = clock(t, frequencies)
+    if bias.dim() > 1:
+        return linear(waves, weight)
+    return torch.addmv(bias, weight, waves) if waves.dim() == 1 else linear(waves, weight, bias)
 
 
 def _affine(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:

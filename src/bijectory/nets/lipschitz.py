@@ -51,6 +51,10 @@ class Bounded(Freezable):
         """What the layer does to a difference of two inputs, with the weight to use."""
 
     @abc.abstractmethod
+    def transposed(self, t: Tensor, weight: Tensor) -> Tensor:
+        """The transpose of ``linear_part``: ``(n, *batch, *outputs) -> (n, *batch, *inputs)``."""
+
+    @abc.abstractmethod
     def singular_vectors(self) -> tuple[Tensor, Tensor]:
         """The left and right vectors that power iteration reaches from ``u``."""
 
@@ -143,6 +147,9 @@ class LipschitzDense(Bounded):
     def linear_part(self, t: Tensor, weight: Tensor) -> Tensor:
         return linear(t, weight)
 
+    def transposed(self, t: Tensor, weight: Tensor) -> Tensor:
+        return linear(t, weight.mT)
+
     def forward(self, x: Tensor, c: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Apply the layer.
 
@@ -223,6 +230,9 @@ class LipschitzConv(Bounded):
 
     def linear_part(self, t: Tensor, weight: Tensor) -> Tensor:
         return conv2d(t, weight)
+
+    def transposed(self, t: Tensor, weight: Tensor) -> Tensor:
+        return conv2d(t, weight.transpose(0, 1).flip(2, 3))
 
     def forward(self, x: Tensor, c: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Apply the layer; the arguments are those of ``LipschitzDense``."""

@@ -1,7 +1,8 @@
-r"""Activations with slopes between -1 and 1, that push tangents along.
+r"""Activations with slopes between -1 and 1, that push tangents along and pull cotangents back.
 
 ``push(x, t)`` gives the value and, for every direction ``t`` in which ``x`` moves, that in which the value does. Jacobians
 go through a network by hand, layer by layer: cheaper than differentiating twice, and in graphs that can be exported.
+``bend`` gives the value and its slopes, through which ``pull`` takes cotangents back, as often as is wanted.
 """
 
 import abc
@@ -30,6 +31,14 @@ class Activation(nn.Module, abc.ABC):
     def push(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Value at ``x`` and tangents ``(n, *x.shape)`` (or what broadcasts to it) pushed along; None stays None."""
 
+    @abc.abstractmethod
+    def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value at ``x`` and the slope of every output."""
+
+    def pull(self, slopes: Tensor, t: Tensor) -> Tensor:
+        """Cotangents ``(n, *batch, *outputs)`` through the ``slopes`` of ``bend``: those of the input."""
+        return slopes * t
+
     def forward(self, x: Tensor) -> Tensor:
         """Value alone."""
         return self.push(x, None)[0]
@@ -55,9 +64,17 @@ class LipSwish(Activation):
         self.beta = _raw_beta(start)
 
     def push(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        u = softplus(self.beta) * x
-        gate = torch.sigmoid(u)
-        return x * gate / SLOPE, None if t is None else _swish_slope(u, gate) / SLOPE * t
+        if t is None:
+            return x * (torch.sigmoid(softplus(self.beta) * x) / SLOPE), None
+        value, slope = self.bend(x)
+        return value, slope * t
+
+    def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        beta = softplus(self.beta)
+        gate = torch.sigmoid(beta * x)
+        share = gate / SLOPE
+        value = x * share
+        return value, torch.addcmul(share, beta * value, 1 - gate)
 
 
 class CLipSwish(Activation):
@@ -94,6 +111,18 @@ class CLipSwish(Activation):
         slope = _swish_slope(u, gate)  # of the second part: slope - 1
         return value, torch.cat((slope * t, (slope - 1) * t), self.dim) * scale
 
+    def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        u = softplus(self.beta) * x
+        gate, scale = torch.sigmoid(u), 1 / (SLOPE * PAIR)
+        slope = _swish_slope(u, gate)
+        parts = (x * gate, x * (gate - 1)), (slope, slope - 1)
+        value, slopes = (torch.cat(pair, self.dim) * scale for pair in parts)
+        return value, slopes
+
+    def pull(self, slopes: Tensor, t: Tensor) -> Tensor:
+        first, second = (slopes * t).chunk(2, self.dim)
+        return first + second
+
 
 class Pointwise(Activation):
     """A standard activation without parameters.
@@ -116,6 +145,10 @@ class Pointwise(Activation):
         self.name = name
 
     def push(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        y, slope = self.bend(x)
+        return y, None if t is None else slope * t
+
+    def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.name == "tanh":
             y = torch.tanh(x)
             slope = 1 - y.square()
@@ -125,7 +158,7 @@ class Pointwise(Activation):
         else:
             y = nn.functional.elu(x)
             slope = 1 + y.clamp(max=0)
-        return y, None if t is None else slope * t
+        return y, slope
 
 
 def _raw_beta(start: float) -> nn.Parameter:

@@ -58,13 +58,13 @@ def contraction_inverse(
         r = size(f)
         best, least, stale = x, r, torch.zeros_like(r)
         for _ in range(steps_needed(rate, z.dtype) if steps is None else steps):
-            moving = stale < PATIENCE
-            x = torch.where(moving, x - f, x)
-            f = torch.where(moving, x + g(x) - z, f)
+            moving = stale < PATIENCE  # a row that stands still goes on in vain: its best is not touched again
+            x = x - f
+            f = g(x) + (x - z)
             r = size(f)
-            better = r < least
+            better = (r < least) & moving
             best, least = torch.where(better, x, best), torch.where(better, r, least)
-            stale = torch.where(better, 0.0, stale + 1)
+            stale = (stale + 1).masked_fill(better, 0.0)
             if _none(moving):
                 break
         return torch.where(least.isnan(), least, best), least.flatten(-event_dim).squeeze(-1)

@@ -1,4 +1,10 @@
-r"""Kernels for images ``(*batch, channels, height, width)``, with any batch shape, none and empty included."""
+"""Kernels for images ``(*batch, channels, height, width)``, with any batch shape, none and empty included.
+
+*Memory* between the layers of a flow is channel-major, ``(channels, *batch, height, width)``, as the rows of a table are
+feature-major: halves of the channels are slices without gaps, scaling a channel is one long vectorised pass, and mixing
+the channels is one matrix product. Convolutions want the opposite, channels last, and get it inside their network. Every
+function takes any strides.
+"""
 
 import math
 
@@ -22,21 +28,45 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     return out if x.dim() == 4 else out.reshape(*batch, *out.shape[-3:])
 
 
+def channel_major(x: Tensor) -> Tensor:
+    """Copy ``(*batch, C, H, W)`` so that memory is ``(C, *batch, H, W)``; the logical shape stays."""
+    return x.movedim(-3, 0).contiguous().movedim(0, -3)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Copy ``(*batch, C, H, W)`` so that memory is ``(*batch, H, W, C)``; the logical shape stays."""
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def mix(x: Tensor, weight: Tensor) -> Tensor:
+    """``W x`` at every pixel, as one matrix product: ``(*batch, i, H, W) -> (*batch, o, H, W)``, channel-major.
+
+    Args:
+        x: Channel-major for speed, any strides for correctness.
+        weight: ``(o, i)``.
+    """
+    planes = x.movedim(-3, 0)
+    out = weight @ planes.reshape(len(planes), math.prod(planes.shape[1:]))
+    return out.reshape(len(weight), *planes.shape[1:]).movedim(0, -3)
+
+
 def squeeze(x: Tensor, factor: int) -> Tensor:
     """Blocks of pixels to channels: ``(*batch, C, H, W) -> (*batch, C f f, H/f, W/f)``.
 
     Channel ``(c f + i) f + j`` of the result holds the pixels ``(i, j)`` of the blocks of channel ``c``.
     """
     *batch, c, h, w = x.shape
-    blocks = x.reshape(*batch, c, h // factor, factor, w // factor, factor)
-    return blocks.movedim(-1, -4).movedim(-2, -4).reshape(*batch, c * factor**2, h // factor, w // factor)
+    blocks = x.movedim(-3, 0).reshape(c, *batch, h // factor, factor, w // factor, factor)
+    planes = blocks.movedim((-3, -1), (1, 2)).reshape(c * factor**2, *batch, h // factor, w // factor)
+    return planes.movedim(0, -3)
 
 
 def unsqueeze(z: Tensor, factor: int) -> Tensor:
     """Undo ``squeeze``."""
     *batch, c, h, w = z.shape
-    blocks = z.reshape(*batch, c // factor**2, factor, factor, h, w)
-    return blocks.movedim(-4, -2).movedim(-4, -1).reshape(*batch, c // factor**2, h * factor, w * factor)
+    blocks = z.movedim(-3, 0).reshape(c // factor**2, factor, factor, *batch, h, w)
+    planes = blocks.movedim((1, 2), (-3, -1)).reshape(c // factor**2, *batch, h * factor, w * factor)
+    return planes.movedim(0, -3)
 
 
 def double(x: Tensor, height: int, width: int) -> Tensor:

@@ -47,6 +47,12 @@ def unit_triangle(factors: Tensor, max_shear: float, *, upper: bool) -> Tensor:
     return bound_norm(strict, max_shear) + torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
 
 
+def strict_triangles(factors: Tensor, max_shear: float) -> tuple[Tensor, Tensor]:
+    """``N`` of the lower and the upper ``unit_triangle`` of a matrix, both bounded at once."""
+    lower, upper = bound_norm(torch.stack((factors.tril(-1), factors.triu(1))), max_shear).unbind(0)
+    return lower, upper
+
+
 def solve_triangle(triangle: Tensor, y: Tensor, *, upper: bool) -> Tensor:
     """Solve a unit triangular system for every event, ``(*batch, n) -> (*batch, n)``, feature-major."""
     if triangle.dim() > 2:
@@ -70,12 +76,11 @@ def reflections(vectors: Tensor) -> Tensor:
         Modification of the Householder method based on the compact WY representation, Puglisi 1992, SIAM J. Sci. Stat.
         Comput. 13; Accumulating Householder transformations, revisited, Joffrain et al. 2006, ACM TOMS 32.
     """
+    # Rows of length sqrt(2) make the core I + striu, of which the solver reads the strict triangle alone.
     tiny = torch.finfo(vectors.dtype).tiny
-    unit = vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + tiny)
-    halves = 0.5 * torch.eye(vectors.shape[-2], dtype=vectors.dtype, device=vectors.device)
-    core = (unit @ unit.mT).triu(1) + halves
-    eye = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
-    return eye - unit.mT @ torch.linalg.solve_triangular(core, unit, upper=True)
+    rows = vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) / 2 + tiny)
+    core = torch.linalg.solve_triangular(rows @ rows.mT, rows, upper=True, unitriangular=True)
+    return torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device) - rows.mT @ core
 
 
 def orthonormal_columns(a: Tensor) -> Tensor:

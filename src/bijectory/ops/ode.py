@@ -71,6 +71,7 @@ def fixed(
     steps: int = 8,
     method: str = "tsit5",
     gathered: int = 0,
+    clock: Callable[..., Tensor] | None = None,
 ) -> State:
     """Integrate from ``start`` to ``end`` in equal steps.
 
@@ -83,6 +84,8 @@ def fixed(
         steps: Number of steps.
         method: Name of a tableau.
         gathered: How many of the last tensors of the state ``f`` does not read; it is handed stale ones.
+        clock: ``clock(times, *params)``, ``(n,) -> (n, …)``: what ``f`` is handed in place of a time, made for all stages of
+            all steps at once. None: the time itself.
 
     Raises:
         ConfigError: If ``steps < 1`` or the method is unknown.
@@ -95,8 +98,11 @@ def fixed(
     check(steps >= 1, ConfigError, f"steps must be at least 1, got {steps}.")
     tableau = find_tableau(method)
     h = (end - start) / steps
-    for k in range(steps):
-        y = moved(y, fixed_slopes(f, y, params, start + k * h, h, tableau, gathered), tableau.b, h)
+    times = torch.tensor([start + k * h + c * h for k in range(steps) for c in tableau.c], dtype=torch.float64)
+    times = times.to(y[0].device, y[0].dtype)
+    stages = (times if clock is None else clock(times, *params)).unflatten(0, (steps, -1))
+    for now in stages.unbind(0):
+        y = moved(y, _slopes(f, y, params, now, h, tableau, gathered), tableau.b, h)
     return y
 
 
@@ -104,9 +110,15 @@ def fixed_slopes(
     f: Slope, y: State, params: Sequence[Tensor], t: float, h: float, tableau: Tableau, gathered: int = 0
 ) -> list[State]:
     """The slopes at the stages of one step from ``t`` to ``t + h``, the same for all rows."""
+    times = torch.tensor([t + c * h for c in tableau.c], dtype=torch.float64).to(y[0].device, y[0].dtype)
+    return _slopes(f, y, params, times, h, tableau, gathered)
+
+
+def _slopes(
+    f: Slope, y: State, params: Sequence[Tensor], stages: Tensor, h: float, tableau: Tableau, gathered: int
+) -> list[State]:
     slopes: list[State] = []
-    for c, a in zip(tableau.c, ((), *tableau.a), strict=True):
-        now = torch.full((), t + c * h, dtype=y[0].dtype, device=y[0].device)
+    for now, a in zip(stages.unbind(0), ((), *tableau.a), strict=True):
         slopes.append(f(now, moved(y, slopes, a, h, gathered), *params))
     return slopes
 

@@ -13,6 +13,7 @@ layers in between, for every row. All products of weights alone belong to the fi
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from bijectory.ops.shape import linear
@@ -31,7 +32,8 @@ def prepared(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if len(weights) == 2:
         return (ends.diagonal(),)
     if len(weights) == 3:
-        return (weights[1] * ends.mT,)
+        core = weights[1] * ends.mT
+        return core, core.sum(1)
     return (ends.mT, *weights[1:-1])
 
 
@@ -61,6 +63,28 @@ def divergence(once: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
     for w, g in zip(between, slopes[1:-1], strict=True):
         carried = g.unsqueeze(-2) * (carried @ w.mT)
     return ((carried * last).sum(-1) * slopes[-1]).sum(-1)
+
+
+def tanh_divergence(once: Sequence[Tensor], first: Tensor, second: Tensor) -> Tensor:
+    r"""The divergence with two hidden layers of :math:`\tanh`, from their outputs: slopes :math:`1 - h^2` without making them.
+
+    Args:
+        once: As ``prepared`` returned it.
+        first: :math:`h_1`, ``(*batch, width)``.
+        second: :math:`h_2`.
+
+    Returns:
+        The divergence, ``(*batch,)``.
+
+    Example:
+        >>> import torch
+        >>> once = prepared([torch.eye(2), torch.eye(2), 3 * torch.eye(2)])
+        >>> tanh_divergence(once, torch.tensor([1.0, 0.5]), torch.zeros(2))
+        tensor(2.2500)
+    """
+    core, rows = once
+    seen = linear(first.square(), -core, rows)
+    return torch.ops.aten.tanh_backward(seen, second).sum(-1)
 
 
 def squares(weights: Sequence[Tensor], slopes: Sequence[Tensor], e: Tensor) -> Tensor:

@@ -15,9 +15,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+
+from bijectory.ops.shape import feature_major
 
 Map = Callable[[Tensor], Tensor]
+Pullback = Callable[[Tensor], tuple[Tensor, Map]]
 
 
 def log_det(j: Tensor) -> Tensor:
@@ -52,12 +54,13 @@ def rademacher(shape: torch.Size, like: Tensor, generator: torch.Generator | Non
 
 
 def power_series(
-    g: Map, x: Tensor, probes: Tensor, weights: Tensor, event_dim: int = 1, *, neumann: bool = False
+    pullback: Pullback, x: Tensor, probes: Tensor, weights: Tensor, event_dim: int = 1, *, neumann: bool = False
 ) -> tuple[Tensor, Tensor]:
-    r"""Value of ``g`` and an estimate of ``log det(I + J)`` for every probe.
+    r"""Value of a map ``g`` and an estimate of ``log det(I + J)`` for every probe.
 
     Args:
-        g: Works event by event, with a Lipschitz constant below 1.
+        pullback: ``x -> (g(x), pull)`` with ``pull(v)`` the products of cotangents ``(n, *batch, *event)`` with the Jacobian
+            at ``x``. The map works event by event, with a Lipschitz constant below 1.
         x: ``(*batch, *event)``.
         probes: ``(samples, *batch, *event)`` (or what broadcasts to it) with mean 0 and covariance I.
         weights: Of the terms ``k = 1, 2, …``: ``(samples, n)``, or ``(n,)`` for all alike. Ones: the truncated series.
@@ -72,25 +75,29 @@ def power_series(
     References:
         arXiv:1906.02735 (Russian roulette, and the Neumann series for gradients).
     """
-    result = vjp(g, x)
-    value, pull = result[0], result[1]
+    value, pull = pullback(x)
     probes = probes.expand(probes.shape[0], *value.shape)
-    weights = weights.to(x).expand(probes.shape[0], weights.shape[-1])
-    weights = weights.reshape(*weights.shape, *(1,) * value.dim()).movedim(1, 0)
-
-    def products(v: Tensor) -> Tensor:
-        return vmap(lambda u: pull(u)[0])(v)
+    if event_dim == 1:
+        probes = feature_major(probes)  # as everything that is pulled back
+    n = weights.shape[-1]
+    k = torch.arange(1, n + 1, dtype=weights.dtype)
+    signed = weights * (1 - 2 * ((k + 1) % 2))  # + - + - …
+    shares = torch.stack((signed, signed / k), -2).to(x).expand(probes.shape[0], 2, n)
+    shares = shares.reshape(*shares.shape, *(1,) * value.dim()).movedim((2, 1), (0, 1))
 
     def inner(a: Tensor) -> Tensor:
         return (a * probes).flatten(a.dim() - event_dim).sum(-1)
 
+    records = torch.is_grad_enabled() and neumann
     with torch.set_grad_enabled(torch.is_grad_enabled() and not neumann):
-        row, series, total = probes, torch.zeros_like(probes), probes.new_zeros(())
-        for k, weight in enumerate(weights, 1):
-            series = series + (-1) ** (k - 1) * weight * row
-            row = products(row)
-            total = total + (-1) ** (k - 1) / k * inner(weight * row)
-    if neumann and torch.is_grad_enabled():
-        surrogate = inner(products(series.detach()))
+        row, neumanns, traces = probes, torch.zeros_like(probes), torch.zeros_like(probes)
+        for in_neumann, in_trace in shares.unbind(0):
+            if records:
+                neumanns = torch.addcmul(neumanns, in_neumann, row)
+            row = pull(row)
+            traces = torch.addcmul(traces, in_trace, row)
+        total = inner(traces)
+    if records:
+        surrogate = inner(pull(neumanns.detach()))
         total = total.detach() + (surrogate - surrogate.detach())
     return value, total

@@ -283,7 +283,14 @@ class Continuous(Stochastic, Redrawn):
         c = c if self.context else None
         ready = self.field.prepare(c, divergence=False, functional=self.gradient != "solver")
         x = expand_to_context(x, c, self.event_dim)
-        return self._integrate(functools.partial(_velocity, ready), (x,), ready.tensors, start, end)[0][0]
+        ready, clock = self._clocked(ready)
+        return self._integrate(functools.partial(_velocity, ready), (x,), ready.tensors, start, end, clock)[0][0]
+
+    def _clocked(self, ready: Prepared) -> tuple[Prepared, Callable[..., Tensor] | None]:
+        """The field as a function of what times add to it, where the solver knows all of its times beforehand."""
+        if self.steps is None or self.gradient != "solver" or ready.clocked is None:
+            return ready, None
+        return ready._replace(velocity=ready.clocked[0], joint=ready.clocked[1]), ready.clock
 
     def _solve(
         self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None, *, costs: bool = False
@@ -298,15 +305,24 @@ class Continuous(Stochastic, Redrawn):
         traces = {"exact": (), "hutchinson": (self.probes,), "hutch++": (self.probes - self.probes // 2,)}[self.trace]
         state = (x, x.new_zeros((*batch, *traces)), *(x.new_zeros(batch) for _ in range(2 * costs)))
         ready = self.field.prepare(c, divergence=self.exact, functional=self.gradient != "solver")
+        ready, clock = self._clocked(ready)
         slope = functools.partial(_slope, ready, self.trace, e, self.event_dim, costs)
-        return self._integrate(slope, state, ready.tensors, start, end)
+        return self._integrate(slope, state, ready.tensors, start, end, clock)
 
     def _integrate(
-        self, slope: Slope, state: State, tensors: tuple[Tensor, ...], start: float, end: float
+        self,
+        slope: Slope,
+        state: State,
+        tensors: tuple[Tensor, ...],
+        start: float,
+        end: float,
+        clock: Callable[..., Tensor] | None = None,
     ) -> tuple[State, Solution | None]:
         """The state at the end, and with adaptive steps how it got there."""
-        ends = {"start": start, "end": end, "method": self.method, "gathered": len(state) - 1}
+        ends: dict[str, Any] = {"start": start, "end": end, "method": self.method, "gathered": len(state) - 1}
         if self.steps is not None:
+            if clock is not None:
+                ends["clock"] = clock
             return _FIXED[self.gradient](slope, state, tensors, steps=self.steps, **ends), None
         control = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
         batch_dim = state[0].dim() - self.event_dim

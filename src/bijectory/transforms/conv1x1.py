@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.nets import Freezable
-from bijectory.ops.image import conv2d
-from bijectory.ops.linalg import reflections, shear_condition, unit_triangle
+from bijectory.ops.image import mix
+from bijectory.ops.linalg import reflections, shear_condition, strict_triangles
 from bijectory.ops.precision import full_precision
 from bijectory.ops.scalar import soft_bound
 from bijectory.transforms.base import Transform
@@ -75,12 +75,12 @@ class Conv1x1(Transform, Freezable):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with full_precision(x.device.type):
-            return _mix(x, self.matrix() if self._product is None else self._product), self._log_det(x)
+            return mix(x, self.matrix() if self._product is None else self._product), self._log_det(x)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with full_precision(z.device.type):
             inverse = self._solve(self.factors, self._vectors) if self._inverse is None else self._inverse
-            return _mix(z, inverse), -self._log_det(z)
+            return mix(z, inverse), -self._log_det(z)
 
     def precompute(self) -> None:
         """One matrix for each direction; in float64, so nothing is lost by it."""
@@ -93,25 +93,16 @@ class Conv1x1(Transform, Freezable):
         return soft_bound(factors.diagonal(), self.max_log_scale)
 
     def _weight(self, factors: Tensor, vectors: Tensor) -> Tensor:
-        lower, upper = (unit_triangle(factors, self.max_shear, upper=up) for up in (False, True))
-        return reflections(vectors) @ (lower * self._scales(factors).exp()) @ upper
+        lower, upper = strict_triangles(factors, self.max_shear)
+        rotation = reflections(vectors)
+        scaled = torch.addmm(rotation, rotation, lower) * self._scales(factors).exp()
+        return torch.addmm(scaled, scaled, upper)
 
     def _solve(self, factors: Tensor, vectors: Tensor) -> Tensor:
-        lower, upper = (unit_triangle(factors, self.max_shear, upper=up) for up in (False, True))
+        lower, upper = strict_triangles(factors, self.max_shear)
         y = torch.linalg.solve_triangular(lower, reflections(vectors).mT, upper=False, unitriangular=True)
         y = (-self._scales(factors)).exp().unsqueeze(-1) * y
         return torch.linalg.solve_triangular(upper, y, upper=True, unitriangular=True)
 
     def _log_det(self, x: Tensor) -> Tensor:
         return (x.shape[-2] * x.shape[-1] * self._scales(self.factors).sum()).expand(x.shape[:-3])
-
-
-def _mix(x: Tensor, weight: Tensor) -> Tensor:
-    if x.is_cuda:  # there torch lets convolutions round to TF32 unless told otherwise, and products only if told to
-        return mix_by_product(x, weight)
-    return conv2d(x, weight.unsqueeze(-1).unsqueeze(-1))
-
-
-def mix_by_product(x: Tensor, weight: Tensor) -> Tensor:
-    """A matrix on the channels of ``(*batch, channels, height, width)``, as a product of matrices."""
-    return (weight @ x.flatten(-2)).unflatten(-1, x.shape[-2:])

@@ -109,7 +109,8 @@ class ImageCoupling(Retraceable):
             order = self._order(kept)
             rest = kept.flatten(-2).index_select(-1, order[moved.shape[-1] :])
             return torch.cat((moved, rest), -1).index_select(-1, order.argsort()).reshape(kept.shape)
-        return torch.cat((moved, kept) if self.swap else (kept, moved), -3)
+        parts = [p.movedim(-3, 0) for p in ((moved, kept) if self.swap else (kept, moved))]
+        return torch.cat(parts).movedim(0, -3)  # channel-major
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the conditioner reads, and what is transformed: ``(*batch, C, pixels)`` or ``(*batch, C, H, W)``."""

@@ -36,6 +36,9 @@ class _Bound:
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.net.jacobian(x, self.c, self.weights)
 
+    def pullback(self, x: Tensor) -> tuple[Tensor, Map]:
+        return self.net.pullback(x, self.c, self.weights)
+
 
 class Residual(Stochastic):
     r"""Residual layer :math:`z = x + g(x; c)` with :math:`\|g(x) - g(y)\| \le \kappa \|x - y\|`, :math:`\kappa < 1`.
@@ -187,7 +190,7 @@ class Residual(Stochastic):
             return ladj, torch.zeros_like(ladj)
         weights = torch.ones(1, self.terms) if self.ladj == "series" else self._roulette(samples, generator)
         probes = series.rademacher(torch.Size((samples, *x.shape)), x, generator)
-        return mean_and_error(series.power_series(g, x, probes, weights, self.event_dim)[1])
+        return mean_and_error(series.power_series(g.pullback, x, probes, weights, self.event_dim)[1])
 
     def _enter(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, _Bound]:
         """``x`` at the joint batch shape, and the network as a function of ``x`` alone."""
@@ -214,7 +217,7 @@ class Residual(Stochastic):
             signs = self.signs.to(x)  # type: ignore[union-attr]  # there in the stochastic modes
             probes = signs.reshape(len(signs), *(1,) * (x.dim() - self.event_dim), *self.net.shape)
             weights = torch.ones(1, self.terms)
-        shift, samples = series.power_series(g, x, probes, weights, self.event_dim, neumann=self.training)
+        shift, samples = series.power_series(g.pullback, x, probes, weights, self.event_dim, neumann=self.training)
         return shift, samples.mean(0)
 
     def _roulette(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
