@@ -36,7 +36,7 @@ docs: setup
 	@$(RUN) scripts/docs.py
 
 reliability: setup
-	@OMP_NUM_THREADS=1 $(RUN) benchmarks/reliability.py
+	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.reliability
 
 peers: .venv-bench/ready
 
