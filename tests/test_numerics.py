@@ -71,6 +71,22 @@ def test_check_names_the_layer_where_invertibility_is_lost(name, factor):
         assert row.verdict != FAIL
 
 
+@pytest.mark.parametrize("name", ["real_nvp", "maf", "iaf"])
+def test_deep_affine_stacks_stay_finite_with_any_weights_and_invertible_with_trained_like_ones(name):
+    flow, x = measures.stack(name, 32, hidden=(32,))
+    error, lost = measures.round_trip(randomize(flow), x)
+    assert lost == 0
+    assert error <= 0.5  # 2e4 and more with scales that reach e^40 together
+    for factor in (2, 4):
+        assert measures.round_trip(measures.scaled(randomize(flow), factor), x)[1] == 0
+
+
+@pytest.mark.parametrize("layers", [1, 5, 8, 9, 32])
+def test_affine_scales_are_free_up_to_eight_layers(layers):
+    bounds = {t.bijection.max_log_scale for t in bj.maf(3, layers=layers, hidden=(4,)).transform}
+    assert bounds == {3.0 if layers <= 8 else 24.0 / layers}
+
+
 @pytest.mark.parametrize("name", ["nsf", pytest.param("nsf_ar", marks=pytest.mark.slow)])
 def test_bounded_splines_stay_finite_with_any_weights(name):
     flow, x = measures.stack(name, 32, hidden=(32,))
