@@ -86,7 +86,7 @@ def test_depth_and_copies_compile_nothing_more():
     bj.real_nvp(4, layers=2, hidden=(8,)).compiled(backend="eager").log_prob(x)
     assert counters["stats"]["unique_graphs"] == 1
     flow = shaken(bj.real_nvp(4, layers=8, hidden=(8,), context=0)).compiled(backend="eager")
-    # One more, for the layers behind the first read a tensor with gradient; past eight layers the bound on scales is another.
+    # One more, for the runs behind the first read a tensor with gradient; past eight layers the bound on scales differs.
     torch.testing.assert_close(flow.log_prob(x), plain(flow).log_prob(x))
     once = counters["stats"]["unique_graphs"]
     assert once == 2

@@ -2,6 +2,7 @@
 
     python -m benchmarks.reliability [--rows 1 2 13] [--list]
     python -m benchmarks.reliability --suite LOG...     # row 28, from logs of runs of the quick tier (make test > LOG 2>&1)
+    python -m benchmarks.reliability --write            # the page again from what is stored, after a change of words
     python -m benchmarks.reliability --seeds 20         # repeat the statistics of rows 13 to 15, and write nothing
 
 Without `--rows` all of them but 28, about forty CPU minutes of one thread, and a quarter of an hour more for the planted
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.reliability import conformance, depth, faults, layers, suite, truth  # noqa: F401  # they register their rows
-from benchmarks.reliability.page import record
+from benchmarks.reliability.page import record, write
 from benchmarks.reliability.register import ROWS, Answer
 
 SUITE = 28
@@ -47,6 +48,7 @@ def main() -> None:
         "--suite", type=Path, nargs="+", metavar="LOG", help="measure row 28 by these logs, and no other"
     )
     parser.add_argument("--seeds", type=int, help="repeat the statistical rows with so many seeds, and write nothing")
+    parser.add_argument("--write", action="store_true", help="write the page again from what is stored")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -54,6 +56,9 @@ def main() -> None:
     if options.list:
         for number, row in sorted(ROWS.items()):
             print(number, row.what)
+        return
+    if options.write:
+        write()
         return
     if options.seeds:
         repeat(options.seeds)

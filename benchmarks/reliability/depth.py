@@ -92,8 +92,6 @@ def _():
                 named += not audit.ok and audit["round trip of the worst layer"].note.startswith("layer ")
     text = f"default weights × 2 and × 4: {sum(r for _, r in init)} lost, round trip {max(e for e, _ in init):.0e}; "
     text += f"trained-like weights × 1, 2, 4: lost in {', '.join(lost) or 'none'}; named {named} of {broken}"
-    remark = (
-        "finite is not invertible: trained-like × 2 and × 4 come back through no stack of 32, splines included, for "
-    )
+    remark = "finite is not invertible: trained-like × 2 and × 4 come back through no stack of 32, splines included; "
     remark += "no bound on scales holds shifts and bends that follow one another; that is what `check` reports"
     return text, not lost and named == broken and not sum(r for _, r in init), remark

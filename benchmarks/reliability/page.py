@@ -28,6 +28,12 @@ def record(number: int, answer: Answer) -> None:
     }
     results = {key: results[key] for key in sorted(results, key=int)}
     STORE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write()
+
+
+def write() -> None:
+    """The page, from what is stored."""
+    results = json.loads(STORE.read_text())
     page = PAGE.read_text()
     head, rest = page.split(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}\n\n{table(results)}\n{END}{rest.split(END)[1]}")
@@ -68,7 +74,7 @@ def machines(results: dict[str, dict]) -> str:
     for number, found in results.items():
         where.setdefault(found["machine"], []).append(number)
     first, *others = sorted(where, key=lambda name: -len(where[name]))
-    told = [f"Machine: {first}", *(f"rows {', '.join(where[name])}: {name}" for name in others)]
+    told = [f"Machine: {first}", *(f"Rows {', '.join(where[name])}: {name}" for name in others)]
     return ". ".join(told) + "."
 
 
