@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-slow mutants reliability lint types docs peers bench clean
+.PHONY: setup demo test test-slow coverage mutants reliability lint types docs peers bench clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -17,6 +17,10 @@ test: setup
 
 test-slow: setup
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) -m slow
+
+coverage: setup
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) --cov --cov-report=term:skip-covered --cov-report=html $(TESTS)
+	@echo "Line by line, with the branches that were not taken: htmlcov/index.html"
 
 mutants: setup
 	@$(RUN) benchmarks/mutants.py
@@ -32,7 +36,7 @@ docs: setup
 	@$(RUN) scripts/docs.py
 
 reliability: setup
-	@OMP_NUM_THREADS=1 $(RUN) benchmarks/reliability.py
+	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.reliability
 
 peers: .venv-bench/ready
 

@@ -2,7 +2,7 @@
 
 False alarms: a Kolmogorov-Smirnov p below 1e-4 comes once in 10,000 tests of a sound flow, ``|z| > 4`` once in 16,000; the
 56 flows of one and two features make it about 1 % for one run of them all. The seeds here are fixed, so a test that passes
-goes on passing; ``benchmarks/reliability.py --seeds 20`` repeats with others.
+goes on passing; ``python -m benchmarks.reliability --seeds 20`` repeats with others.
 """
 
 import pytest

@@ -11,7 +11,7 @@ from bijectory.bijections.base import Bijection
 from bijectory.bijections.checks import check_bound, check_integer, check_min_slope
 from bijectory.errors import ConfigError, check
 from bijectory.ops.monotone import box_inverse
-from bijectory.ops.scalar import softplus
+from bijectory.ops.scalar import saturate, softplus
 from bijectory.ops.shape import align
 
 
@@ -76,7 +76,7 @@ class Bernstein(Bijection):
 
     def _coefficients(self, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\theta_0` and the slopes :math:`n (\theta_{k+1} - \theta_k) / 2B`."""
-        phi = align(phi, x.dim())
+        phi = saturate(align(phi, x.dim()), 0.4)
         if self.range == "box":
             slope = self.min_slope + (1 - self.min_slope) * self.degree * phi.softmax(0)
             return torch.full_like(phi[0], -self.bound), slope
@@ -92,7 +92,7 @@ class Bernstein(Bijection):
         theta = (slope * (2 * b / n)).cumsum(0)
         steep = (_basis(u, rest, n - 1) * slope).sum(0)
         value = first + (_basis(u, rest, n)[1:] * theta).sum(0)
-        return value + (x - inner) * steep, steep.log()
+        return saturate(value + (x - inner) * steep, 0.75), steep.log()
 
     def forward(self, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         return self._map(x, *self._coefficients(x, phi))

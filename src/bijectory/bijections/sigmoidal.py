@@ -8,7 +8,7 @@ from torch import Tensor
 from bijectory.bijections.base import Bijection
 from bijectory.bijections.checks import check_integer, check_min_slope
 from bijectory.ops.mixture import mixture_logit, mixture_logit_inverse, spread
-from bijectory.ops.scalar import softplus
+from bijectory.ops.scalar import saturate, softplus
 from bijectory.ops.shape import align
 
 _MIN_STEEPNESS = 1e-2
@@ -66,7 +66,7 @@ class Sigmoidal(Bijection):
     def _mixtures(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Units as components of a mixture of logistics: ``a x + b = a (x - loc)``."""
         mixtures = []
-        for raw in align(phi, x.dim()).chunk(self.layers):
+        for raw in saturate(align(phi, x.dim()), 0.2).chunk(self.layers):
             logits, bias, steepness = raw.chunk(3)
             loc, log_slope = spread(self.units, math.pi / math.sqrt(3), logits)
             start = math.exp(log_slope) - _MIN_STEEPNESS
@@ -80,7 +80,7 @@ class Sigmoidal(Bijection):
         for mixture in rest:
             y, ladj = mixture_logit(y, *mixture, self.min_slope)
             total = total + ladj
-        return y, total
+        return saturate(y, 0.75), total
 
     def inverse(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         last, *rest = reversed(self._mixtures(y, phi))

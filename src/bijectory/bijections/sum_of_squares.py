@@ -10,6 +10,7 @@ from bijectory.bijections.base import Bijection
 from bijectory.bijections.checks import check_bound, check_integer, check_min_slope
 from bijectory.ops.monotone import box_inverse
 from bijectory.ops.quadrature import integrate, quadrature
+from bijectory.ops.scalar import saturate
 from bijectory.ops.shape import align
 
 
@@ -70,7 +71,7 @@ class SumOfSquares(Bijection):
 
     def _coefficients(self, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``a`` as ``(degree + 1, K, *batch, features)`` with the highest power first; ``c``; nodes and weights."""
-        phi = align(phi, x.dim())
+        phi = saturate(align(phi, x.dim()), 0.4)
         raw = phi[:-1].unflatten(0, (self.degree + 1, self.polynomials))
         tilt = torch.linspace(-0.5, 0.5, self.polynomials, dtype=phi.dtype, device=phi.device)
         tilt = tilt if self.polynomials > 1 else torch.zeros_like(tilt)
@@ -90,7 +91,7 @@ class SumOfSquares(Bijection):
         inner = x.clamp(-self.bound, self.bound)
         slope = self._slope(inner, a)
         y = integrate(lambda t: self._slope(t, a), inner, tau, weight) + (x - inner) * slope + c
-        return y, slope.log()
+        return saturate(y, 0.75), slope.log()
 
     def forward(self, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         return self._map(x, *self._coefficients(x, phi))

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from bijectory.errors import ConfigError, check
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.mlp import HEAD_SCALE
+from bijectory.ops.scalar import saturate
 
 EXPANSION = 4  # width of the hidden layer of a block's MLP, in widths of the token
 
@@ -126,6 +127,10 @@ class Trunk(nn.Module):
             self.head.weight.mul_(head_scale)
             self.head.bias.mul_(head_scale)
 
+    def enter(self, x: Tensor) -> Tensor:
+        """Tokens inside, ``(*batch, n, width)``; a layer norm squares, so what would overflow there is read as less."""
+        return self.content(saturate(x, 0.4))
+
     def place(self, first: int, last: int, c: Tensor | None) -> Tensor:
         """Positions ``first … last - 1`` plus the context: ``(*batch of c, last - first, width)``."""
         position = self.position[first:last]
@@ -197,7 +202,7 @@ class CausalTransformer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """All tokens in one pass; ``c`` broadcasts against the batch of ``x``."""
-        before = self.trunk.content(x[..., : self.tokens - 1, :])
+        before = self.trunk.enter(x[..., : self.tokens - 1, :])
         h = pad(before, (0, 0, 1, 0)) + self.trunk.place(0, self.tokens, c)
         for block in self.trunk.chain():
             h = block(h, self._mask)
@@ -217,7 +222,7 @@ class CausalTransformer(nn.Module):
     def step(self, x: Tensor, cache: Cache, c: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Read one more token ``(*batch, features)``; returns the outputs for the next one and the longer cache."""
         at = cache.keys[0].shape[-2]
-        h = self.trunk.content(x).unsqueeze(-2) + self.trunk.place(at, at + 1, c)
+        h = self.trunk.enter(x).unsqueeze(-2) + self.trunk.place(at, at + 1, c)
         return self._advance(h, cache.keys, cache.values)
 
     def _advance(
@@ -279,7 +284,7 @@ class ViT(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Evaluate the network; ``c`` broadcasts against the batch of ``x``."""
-        h = self.trunk.content(x.unflatten(-1, (self.tokens, self.inputs))) + self.trunk.place(0, self.tokens, c)
+        h = self.trunk.enter(x.unflatten(-1, (self.tokens, self.inputs))) + self.trunk.place(0, self.tokens, c)
         for block in self.trunk.chain():
             h = block(h)
         return self.trunk.leave(h).unflatten(-1, (self.n_params, self.outputs)).movedim(-2, -3).flatten(-3)

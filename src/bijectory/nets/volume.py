@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.scalar import soft_bound
 from bijectory.ops.shape import to_planes
 
@@ -43,7 +44,7 @@ class VolumePreserving(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Evaluate; ``c`` broadcasts against the batch of ``x``."""
-        shift, raw = to_planes(self.net(x, c), 2).unbind(0)
+        shift, raw = as_precise_as(x, to_planes(self.net(x, c), 2)).unbind(0)
         s = soft_bound(raw, self.max_log_scale)
         s = s - s.mean(-1, keepdim=True)
         return torch.cat((shift.movedim(-1, 0), s.movedim(-1, 0))).movedim(0, -1)

@@ -23,7 +23,8 @@ Pullback = Callable[[Tensor], tuple[Tensor, Map]]
 
 
 def log_det(j: Tensor) -> Tensor:
-    """``log det(I + J)`` of ``(*batch, d, d)``; the determinant is positive where ``J`` contracts."""
+    """``log det(I + J)`` of ``(*batch, d, d)``, in at least float32; the determinant is positive where ``J`` contracts."""
+    j = j.to(torch.promote_types(j.dtype, torch.float32))  # a network under autocast has its Jacobian in bfloat16
     eye = torch.eye(j.shape[-1], dtype=j.dtype, device=j.device)
     return torch.linalg.slogdet(eye + j).logabsdet
 

@@ -30,6 +30,7 @@ from bijectory.transforms import (
 from bijectory.transforms.image_coupling import Mask, coupled_channels
 
 MARGIN = 0.1
+IMAGE_REACH = 40.0  # of all scales of a deep image flow, as it was measured on images; rows have less
 
 
 def pixel_logit(levels: int, width: int, margin: float = MARGIN) -> Transform:
@@ -113,7 +114,7 @@ def real_nvp_image(
     """
     shape, n = choose_scales(shape, scales)
     channels, height, width = shape
-    affine = bounded_affine((2 * n + 1) * couplings + 1)
+    affine = bounded_affine((2 * n + 1) * couplings + 1, IMAGE_REACH)
 
     def couple(channels: int, mask: Mask, count: int) -> list[Transform]:
         layers: list[Transform] = []
@@ -165,7 +166,7 @@ def glow(
         torch.Size([2, 1, 8, 8])
     """
     shape, n = choose_scales(shape, scales)
-    affine, channels, stacks = bounded_affine(n * steps), shape[0], []
+    affine, channels, stacks = bounded_affine(n * steps, IMAGE_REACH), shape[0], []
     for scale in range(n):
         channels *= 4
         stack: list[Transform] = [Squeeze()]

@@ -10,6 +10,7 @@ from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MaskedMLP
 from bijectory.ops.eager import is_plain
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.shape import expand_to_context, sum_event, to_planes
 from bijectory.transforms.base import Transform
 
@@ -121,7 +122,7 @@ class Autoregressive(Transform):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        z, ladj = self.bijection.forward(x, to_planes(self.net(x, c), self.bijection.n_params))
+        z, ladj = self.bijection.forward(x, as_precise_as(x, to_planes(self.net(x, c), self.bijection.n_params)))
         return z, sum_event(ladj, 1)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -203,7 +204,7 @@ class Autoregressive(Transform):
         total: dict[int, Tensor] = {}  # by first feature: an iteration replaces what the one before it put there
 
         def step(start: int, stop: int, raw: Tensor) -> Tensor:
-            x, ladj = self.bijection.inverse(columns[start:stop].mT, raw.mT)
+            x, ladj = self.bijection.inverse(columns[start:stop].mT, as_precise_as(columns, raw.mT))
             total[start] = sum_event(ladj, 1)
             return x.mT
 

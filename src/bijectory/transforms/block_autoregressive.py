@@ -12,6 +12,7 @@ from bijectory.errors import ConfigError, check
 from bijectory.nets import MLP, BlockDense
 from bijectory.ops.blocks import log_matmul, log_tanh_slope
 from bijectory.ops.monotone import monotone_inverse
+from bijectory.ops.precision import as_precise_as, full_precision
 from bijectory.ops.scalar import where_valid
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.base import Transform
@@ -97,16 +98,21 @@ class BlockAutoregressive(Transform):
         biases = [layer.bias.unsqueeze(-1) for layer in self._dense()]
         if self.net is None or c is None:
             return biases
-        raw = self.net(c[..., :0], c)
+        raw = as_precise_as(biases[0], self.net(c[..., :0], c))
         columns = raw.expand(*batch, raw.shape[-1]).movedim(-1, 0).reshape(raw.shape[-1], math.prod(batch))
         return [b + o for b, o in zip(biases, columns.split([len(b) for b in biases]), strict=True)]
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
+        offsets = self._offsets(c, x.shape[:-1])
+        with full_precision(x.device.type):
+            return self._map(x, offsets)
+
+    def _map(self, x: Tensor, offsets: list[Tensor]) -> tuple[Tensor, Tensor]:
         columns = x.movedim(-1, 0).reshape(self.features, -1)
         h, slope = columns, columns.new_zeros(self.features, 1, 1)
-        for k, (layer, offset) in enumerate(zip(self._dense(), self._offsets(c, x.shape[:-1]), strict=True)):
+        for k, (layer, offset) in enumerate(zip(self._dense(), offsets, strict=True)):
             weight, log_diagonal = layer.matrix()
             if k:
                 slope = slope + log_tanh_slope(h).unflatten(0, (self.features, -1))
@@ -122,11 +128,17 @@ class BlockAutoregressive(Transform):
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
+        offsets = self._offsets(c, z.shape[:-1])
+        with full_precision(z.device.type):
+            x = self._invert(z, offsets)
+            return x, -self._map(x, offsets)[1]
+
+    def _invert(self, z: Tensor, added: list[Tensor]) -> Tensor:
         columns = z.movedim(-1, 0).reshape(self.features, -1)
         matrices = [layer.matrix() for layer in self._dense()]
         weights = [w.unflatten(0, (self.features, -1)).unbind(0) for w, _ in matrices]
         blocks = [log_b.exp().unbind(0) for _, log_b in matrices]
-        offsets = [o.unflatten(0, (self.features, -1)).unbind(0) for o in self._offsets(c, z.shape[:-1])]
+        offsets = [o.unflatten(0, (self.features, -1)).unbind(0) for o in added]
         known: list[Tensor] = [columns[:0] for _ in self.layers]  # inputs of each layer, as far as features are known
         for i, z_i in enumerate(columns.unbind(0)):
             before = [
@@ -138,8 +150,7 @@ class BlockAutoregressive(Transform):
             for k, (block, rest) in enumerate(zip(blocks, before, strict=True)):
                 known[k] = torch.cat((known[k], h))
                 h = torch.tanh(torch.addmm(rest, block[i], h))
-        x = known[0].reshape(self.features, *z.shape[:-1]).movedim(0, -1)
-        return x, -self.forward(x, c)[1]
+        return known[0].reshape(self.features, *z.shape[:-1]).movedim(0, -1)
 
     def _root(self, z: Tensor, blocks: list[Tensor], before: list[Tensor]) -> Tensor:
         """One feature ``(N,)``, given the positive blocks ``(o, i)`` and what known features add, ``(o, N)``."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, ContextError, check, check_type
 from bijectory.nets import Cache, CausalTransformer
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.shape import expand_to_context, sum_event
 from bijectory.transforms.base import Transform
 
@@ -105,7 +106,7 @@ class Causal(Transform):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, c = self._enter(x, c)
-        z, ladj = self.bijection.forward(x, self._planes(self.net(x, c)))
+        z, ladj = self.bijection.forward(x, self._planes(x, self.net(x, c)))
         return self._order(z), sum_event(ladj, 2)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -149,7 +150,7 @@ class Causal(Transform):
         for t in range(self.tokens):
             if t > 0:
                 raw, cache = step(tokens[-1], cache)
-            x, ladj = self.bijection.inverse(z[..., t, :], self._planes(raw))
+            x, ladj = self.bijection.inverse(z[..., t, :], self._planes(z, raw))
             tokens.append(x)
             total.append(sum_event(ladj, 1))
         return self._order(torch.stack(tokens, -2)), torch.stack(total, -1).sum(-1)
@@ -183,7 +184,7 @@ class Causal(Transform):
         z, c = self._enter(z, c)
         x, sweeps = z, 0
         for _ in range(limit):
-            new, ladj = self.bijection.inverse(z, self._planes(self.net(x, c)))
+            new, ladj = self.bijection.inverse(z, self._planes(x, self.net(x, c)))
             residual = ((new - x).abs() / (1 + x.abs())).flatten(-2).amax(-1)
             x, sweeps = new, sweeps + 1
             if tolerance > 0 and bool((residual <= tolerance).all()):
@@ -198,6 +199,6 @@ class Causal(Transform):
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(-2) if self.backwards else x
 
-    def _planes(self, raw: Tensor) -> Tensor:
+    def _planes(self, x: Tensor, raw: Tensor) -> Tensor:
         """Parameters ``(*batch, …, P * features)`` as planes ``(P, *batch, …, features)``."""
-        return raw.unflatten(-1, (self.bijection.n_params, self.features)).movedim(-2, 0)
+        return as_precise_as(x, raw.unflatten(-1, (self.bijection.n_params, self.features)).movedim(-2, 0))

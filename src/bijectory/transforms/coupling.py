@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MLP
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.shape import expand_to_context, sum_event, take, to_planes
 from bijectory.transforms.retrace import Retraceable, Way, rerun
 
@@ -80,6 +81,9 @@ class Coupling(Retraceable):
         x = take(x, self._order)
         return x[..., :n], x[..., n:]
 
+    def _planes(self, a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
+        return as_precise_as(b, to_planes(self.net(a, c), self.bijection.n_params))
+
     def join(self, kept: Tensor, moved: Tensor) -> Tensor:
         kept = kept.to(moved.dtype)
         if self._kept_last:
@@ -90,21 +94,19 @@ class Coupling(Retraceable):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         a, b = self._split(expand_to_context(x, c, 1))
-        b, ladj = self.bijection.forward(b, to_planes(self.net(a, c), self.bijection.n_params))
+        b, ladj = self.bijection.forward(b, self._planes(a, b, c))
         return self.join(a, b), sum_event(ladj, 1)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         a, b = self._split(expand_to_context(z, c, 1))
-        b, ladj = self.bijection.inverse(b, to_planes(self.net(a, c), self.bijection.n_params))
+        b, ladj = self.bijection.inverse(b, self._planes(a, b, c))
         return self.join(a, b), sum_event(ladj, 1)
 
     def retrace(self, way: Way, z: Tensor, c: Tensor | None = None) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         a, b = self._split(z.detach())
         a = a.requires_grad_()
-        b, moved, ladj = rerun(
-            self.bijection, way, b, to_planes(self.net(a, c if self.context else None), self.bijection.n_params)
-        )
+        b, moved, ladj = rerun(self.bijection, way, b, self._planes(a, b, c if self.context else None))
         return (a, b), self.join(a, moved), sum_event(ladj, 1)
 
 

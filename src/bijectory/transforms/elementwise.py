@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import MLP
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.shape import expand_to_context, sum_event, to_planes
 from bijectory.transforms.base import Transform
 
@@ -63,7 +64,7 @@ class Elementwise(Transform):
             return self.phi.unflatten(0, (-1, *(1,) * (x.dim() - 1)))
         if self.net is None or c is None:  # a family without parameters
             return x.new_zeros(0, self.features)
-        return to_planes(self.net(c[..., :0], c), self.bijection.n_params)
+        return as_precise_as(x, to_planes(self.net(c[..., :0], c), self.bijection.n_params))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = expand_to_context(x, c if self.context else None, 1)

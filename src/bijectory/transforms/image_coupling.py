@@ -10,6 +10,7 @@ from bijectory.bijections.base import Bijection
 from bijectory.errors import ConfigError, check, check_type
 from bijectory.nets import ConvNet
 from bijectory.ops.image import checkerboard, image_planes
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.shape import expand_to_context, sum_event
 from bijectory.transforms.retrace import Retraceable, Way, rerun
 
@@ -95,13 +96,13 @@ class ImageCoupling(Retraceable):
 
     def _couple(self, scalar: Scalar, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         a, b = self._split(expand_to_context(x, c if self.context else None, 3))
-        b, ladj = scalar(b, self._planes(a, c))
+        b, ladj = scalar(b, self._planes(a, b, c))
         return self.join(a, b), self._total(ladj)
 
     def retrace(self, way: Way, z: Tensor, c: Tensor | None = None) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         a, b = self._split(z.detach())
         a = a.requires_grad_()
-        b, moved, ladj = rerun(self.bijection, way, b, self._planes(a, c))
+        b, moved, ladj = rerun(self.bijection, way, b, self._planes(a, b, c))
         return (a, b), self.join(a, moved), self._total(ladj)
 
     def join(self, kept: Tensor, moved: Tensor) -> Tensor:
@@ -119,8 +120,8 @@ class ImageCoupling(Retraceable):
         first, last = x.split(self._sizes, -3)
         return (last, first) if self.swap else (first, last)
 
-    def _planes(self, a: Tensor, c: Tensor | None) -> Tensor:
-        phi = image_planes(self.net(a, c if self.context else None), self.bijection.n_params)
+    def _planes(self, a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
+        phi = as_precise_as(b, image_planes(self.net(a, c if self.context else None), self.bijection.n_params))
         return self._moved(phi) if self.mask == "checkerboard" else phi
 
     def _total(self, ladj: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from bijectory.errors import ConfigError, check
 from bijectory.nets import MLP, MaskedMLP
 from bijectory.ops.monotone import box_inverse
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.quadrature import Rule, integrate, quadrature
 from bijectory.ops.scalar import softplus
 from bijectory.ops.shape import expand_to_context, sum_event, to_planes
@@ -107,7 +108,7 @@ class MonotoneIntegral(Transform):
 
     def _slope(self, t: Tensor, h: Tensor) -> Tensor:
         """:math:`g` at ``t`` ``(…, *s)`` for embeddings ``(*s, embedding)``."""
-        raw = self.integrand(t.unsqueeze(-1), h).squeeze(-1)
+        raw = as_precise_as(t, self.integrand(t.unsqueeze(-1), h).squeeze(-1))
         return self.min_slope + softplus(raw + math.log(math.expm1(1 - self.min_slope)))
 
     def _unpack(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,7 +126,7 @@ class MonotoneIntegral(Transform):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        z, ladj = self._map(x, *self._unpack(to_planes(self.net(x, c), self.embedding + 1)))
+        z, ladj = self._map(x, *self._unpack(as_precise_as(x, to_planes(self.net(x, c), self.embedding + 1))))
         return z, sum_event(ladj, 1)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -136,7 +137,7 @@ class MonotoneIntegral(Transform):
         total: list[Tensor] = []
 
         def step(start: int, stop: int, raw: Tensor) -> Tensor:
-            y, params = columns[start:stop], self._unpack(raw)
+            y, params = columns[start:stop], self._unpack(as_precise_as(columns, raw))
             x, ladj = box_inverse(self._map, y, params, self.bound, iterations=_ITERATIONS)
             total.append(ladj.sum(0))
             return x

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
+from bijectory.ops.precision import as_precise_as, full_precision
 from bijectory.ops.ridge import gate, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
@@ -63,9 +64,9 @@ class Planar(Transform):
         self.phi = nn.Parameter(torch.cat((torch.zeros(layers, features), direction, offset), 1))
         self.net = context_net(net, self.phi, context, self.hidden)
 
-    def _ridges(self, c: Tensor | None, batch_dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _ridges(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``u_hat``, ``w``, ``b`` and ``1 + w.u_hat``, as the kernels take them, with one ridge a layer."""
-        u, w, b = raw_parameters(self.phi, self.net, c, batch_dim).split((self.features, self.features, 1), 1)
+        u, w, b = raw.split((self.features, self.features, 1), 1)
         a = (w * u).sum(1, keepdim=True)
         kappa, one_plus = gate(a)
         norm = w.square().sum(1, keepdim=True) + torch.finfo(w.dtype).tiny
@@ -75,10 +76,14 @@ class Planar(Transform):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        return ridge_forward(x, *self._ridges(c, x.dim() - 1))
+        raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
+        with full_precision(x.device.type):
+            return ridge_forward(x, *self._ridges(raw))
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
-        u, w, b, one_plus = self._ridges(c, z.dim() - 1)
-        return ridge_inverse(z, u, w, b, one_plus, one_plus.unsqueeze(1) - 1)
+        raw = as_precise_as(z, raw_parameters(self.phi, self.net, c, z.dim() - 1))
+        with full_precision(z.device.type):
+            u, w, b, one_plus = self._ridges(raw)
+            return ridge_inverse(z, u, w, b, one_plus, one_plus.unsqueeze(1) - 1)

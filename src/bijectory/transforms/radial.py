@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.scalar import softplus
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
@@ -59,9 +60,10 @@ class Radial(Transform):
         self.phi = nn.Parameter(torch.cat((torch.randn(layers, features), torch.zeros(layers, 2)), 1))
         self.net = context_net(net, self.phi, context, self.hidden)
 
-    def _unpack(self, c: Tensor | None, batch_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _unpack(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Centres ``(L, d, *batch_p)``, ``alpha`` and ``beta`` ``(L, 1, *batch_p)``; ``batch_p`` may be all ones."""
-        raw = raw_parameters(self.phi, self.net, c, batch_dim)
+        batch_dim = x.dim() - 1
+        raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, batch_dim))
         raw = raw.reshape(*raw.shape, *(1,) * (batch_dim + 2 - raw.dim()))
         centre, scales = raw.split((self.features, 2), 1)
         alpha, beta = softplus(scales).split(1, 1)
@@ -79,7 +81,7 @@ class Radial(Transform):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        centre, alpha, beta = self._unpack(c, x.dim() - 1)
+        centre, alpha, beta = self._unpack(x, c)
         columns, radii = x.movedim(-1, 0), []
         for centre_l, alpha_l, step in zip(centre.unbind(0), alpha.unbind(0), (beta - alpha).unbind(0), strict=True):
             offset = columns - centre_l
@@ -91,7 +93,7 @@ class Radial(Transform):
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
-        centre, alpha, beta = self._unpack(c, z.dim() - 1)
+        centre, alpha, beta = self._unpack(z, c)
         columns, radii = z.movedim(-1, 0), []
         for centre_l, alpha_l, beta_l in reversed(
             list(zip(centre.unbind(0), alpha.unbind(0), beta.unbind(0), strict=True))

@@ -12,6 +12,7 @@ from bijectory.nets import Contraction
 from bijectory.ops import series
 from bijectory.ops.contraction import Map, attach, contraction_inverse, linear_solve
 from bijectory.ops.estimates import mean_and_error
+from bijectory.ops.precision import as_precise_as
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.stochastic import Stochastic
 
@@ -228,6 +229,6 @@ class Residual(Stochastic):
         if not self.exact:
             return lambda v: linear_solve(g, x, v, self.net.lipschitz, self.event_dim, self.net.order)
         with torch.no_grad():
-            j = g.jacobian(x)[1]
+            j = as_precise_as(x, g.jacobian(x)[1])
         a = torch.eye(j.shape[-1], dtype=j.dtype, device=j.device) + j
         return lambda v: torch.linalg.solve(a, v.flatten(v.dim() - self.event_dim)).reshape(v.shape)

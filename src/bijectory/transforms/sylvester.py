@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.ops.linalg import orthonormal_columns, reflections
+from bijectory.ops.precision import as_precise_as, full_precision
 from bijectory.ops.ridge import gate, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
@@ -108,9 +109,9 @@ class Sylvester(Transform):
             return reflections(raw.unflatten(-1, (self.reflections, self.features)) + axes)[..., : self.rank]
         return self._fixed
 
-    def _ridges(self, c: Tensor | None, batch_dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _ridges(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """``u = Q R``, ``w = R~ Q'``, ``b``, the diagonal ``1 + m`` and the triangle ``R~ R``, as the kernels take them."""
-        raw, m = raw_parameters(self.phi, self.net, c, batch_dim), self.rank
+        m = self.rank
         square, diagonal, b, frame = raw.split((m * m, m, m, raw.shape[1] - m * m - 2 * m), 1)
         square, diagonal = square.movedim((0, 1), (-2, -1)).unflatten(-1, (m, m)), diagonal.movedim((0, 1), (-2, -1))
         a = square.diagonal(dim1=-2, dim2=-1)
@@ -125,10 +126,14 @@ class Sylvester(Transform):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        u, w, b, one_plus, _ = self._ridges(c, x.dim() - 1)
-        return ridge_forward(x, u, w, b, one_plus)
+        raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
+        with full_precision(x.device.type):
+            u, w, b, one_plus, _ = self._ridges(raw)
+            return ridge_forward(x, u, w, b, one_plus)
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
-        return ridge_inverse(z, *self._ridges(c, z.dim() - 1))
+        raw = as_precise_as(z, raw_parameters(self.phi, self.net, c, z.dim() - 1))
+        with full_precision(z.device.type):
+            return ridge_inverse(z, *self._ridges(raw))
