@@ -230,3 +230,16 @@ def test_wrong_arguments_are_refused(build, words):
 def test_contraction_is_abstract():
     with pytest.raises(TypeError):
         Contraction()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4)], ids=["dense", "convolutions"])
+@pytest.mark.parametrize("activation", ["lipswish", "clipswish", "tanh", "sigmoid", "elu"])
+def test_cotangents_are_pulled_back_as_autograd_does(shape, activation):
+    net = LipschitzNet(shape, 2, (5, 4), activation=activation, beta=2.0).double()
+    x, c, v = (torch.randn(s, dtype=torch.float64) for s in ((6, *shape), (6, 2), (3, 6, *shape)))
+    (value, pull), (want, pull_want) = net.pullback(x, c), Contraction.pullback(net, x, c)
+    torch.testing.assert_close(value, want)
+    torch.testing.assert_close(pull(v), pull_want(v))
+    weight = net.layers[0].weight
+    slopes = [torch.autograd.grad(p(v).square().sum(), weight)[0] for p in (pull, pull_want)]
+    torch.testing.assert_close(*slopes)
