@@ -146,6 +146,23 @@ def test_a_prepared_field_is_the_field(hidden):
         assert torch.allclose(trace, exact, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("hidden", [(), (5, 4)])
+@pytest.mark.parametrize("context", [0, 3])
+def test_many_times_at_once_are_each_of_them(hidden, context, monkeypatch):
+    field = randomize(TimeMLP(2, context, hidden, frequencies=2), scale=0.8).double()
+    times, z, c = points(6), points(4, 2, seed=1), points(4, 3, seed=2) if context else None
+    ready = field.prepare(c)
+    rows = ready.clock(times, *ready.tensors)
+    for t, row in zip(times, rows, strict=True):
+        for a, b in zip(ready.joint(t, z, *ready.tensors), ready.clocked[1](row, z, *ready.tensors), strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-14)
+        assert torch.allclose(field(t, z, c), ready.clocked[0](row, z, *ready.tensors), rtol=0, atol=1e-14)
+    asked, plain = [], TimeMLP._clock
+    monkeypatch.setattr(TimeMLP, "_clock", lambda self, t, *tensors: asked.append(len(t)) or plain(self, t, *tensors))
+    bj.Continuous(field, "rk4", 5)(z, c)
+    assert asked == [20]
+
+
 @pytest.mark.parametrize("steps", [8, None])
 def test_the_map_alone_costs_no_trace(steps, monkeypatch):
     layer, x, c = trained(2, 3, steps=steps), points(4, 2), points(4, 3, seed=1)

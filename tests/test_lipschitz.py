@@ -42,6 +42,31 @@ def test_fourier_blocks_bound_the_padded_convolution(size, kernel):
     assert bound <= norms.gram_bound(blocks) * (1 + 1e-12) <= 1.01 * bound
 
 
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (1, 1), (5, 4, 6), (5, 6, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+def test_spectral_norm_and_its_derivatives_are_those_of_singular_values(shape, dtype):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype).requires_grad_()
+    norm, want = norms.spectral_norm(weight), torch.linalg.matrix_norm(weight, ord=2).amax()
+    assert norm.dtype == want.dtype
+    torch.testing.assert_close(norm, want)
+    torch.testing.assert_close(*(torch.autograd.grad(n, weight, retain_graph=True) for n in (norm, want)))
+    if dtype == torch.float64:
+        assert torch.autograd.gradgradcheck(norms.spectral_norm, weight)
+        transformed = torch.func.grad(norms.spectral_norm)(weight.detach())
+        torch.testing.assert_close(transformed, torch.autograd.grad(norm, weight)[0])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-15, 1e15])
+def test_spectral_norm_of_matrices_that_are_out_of_the_ordinary(scale):
+    weight = (scale * torch.eye(4)).requires_grad_()  # singular values all alike: any pair of vectors is as good
+    norm = norms.spectral_norm(weight)
+    assert abs(norm.item() - scale) <= 1e-6 * scale + 1e-30
+    (slope,) = torch.autograd.grad(norm, weight)
+    assert slope.isfinite().all()
+    if scale:
+        torch.testing.assert_close((slope * weight).sum(), norm)
+
+
 def test_gram_bound_tightens_from_above():
     weight = torch.randn(30, 20, dtype=torch.float64)
     true = torch.linalg.matrix_norm(weight, ord=2)
@@ -205,3 +230,16 @@ def test_wrong_arguments_are_refused(build, words):
 def test_contraction_is_abstract():
     with pytest.raises(TypeError):
         Contraction()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4)], ids=["dense", "convolutions"])
+@pytest.mark.parametrize("activation", ["lipswish", "clipswish", "tanh", "sigmoid", "elu"])
+def test_cotangents_are_pulled_back_as_autograd_does(shape, activation):
+    net = LipschitzNet(shape, 2, (5, 4), activation=activation, beta=2.0).double()
+    x, c, v = (torch.randn(s, dtype=torch.float64) for s in ((6, *shape), (6, 2), (3, 6, *shape)))
+    (value, pull), (want, pull_want) = net.pullback(x, c), Contraction.pullback(net, x, c)
+    torch.testing.assert_close(value, want)
+    torch.testing.assert_close(pull(v), pull_want(v))
+    weight = net.layers[0].weight
+    slopes = [torch.autograd.grad(p(v).square().sum(), weight)[0] for p in (pull, pull_want)]
+    torch.testing.assert_close(*slopes)

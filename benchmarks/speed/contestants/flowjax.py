@@ -64,9 +64,8 @@ class Contestant:
             "sample_log_prob": lambda m, key: m.sample_and_log_prob(key, (batch,)),
         }[name]
         compiled = eqx.filter_jit(call)
-        return lambda: jax.block_until_ready(
-            compiled(self.model, key)
-        )  # an argument: draws of a constant key could be folded
+        # The key is an argument: draws of a constant could be folded into the program.
+        return lambda: jax.block_until_ready(compiled(self.model, key))
 
     def error(self, features: int) -> float:
         if self.family == "planar":

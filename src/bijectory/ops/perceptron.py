@@ -66,7 +66,7 @@ def divergence(once: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
 
 
 def tanh_divergence(once: Sequence[Tensor], first: Tensor, second: Tensor) -> Tensor:
-    r"""The divergence with two hidden layers of :math:`\tanh`, from their outputs: slopes :math:`1 - h^2` without making them.
+    r"""The divergence with two hidden layers of :math:`\tanh`, from their outputs; slopes :math:`1 - h^2` are never made.
 
     Args:
         once: As ``prepared`` returned it.

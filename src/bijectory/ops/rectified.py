@@ -89,8 +89,9 @@ def _pull(g: Tensor, x: Tensor, weight: Tensor, needed: list[bool]) -> tuple[Ten
         flat = rows.flatten(0, 2)
         g_x = (flat @ matrix).unflatten(0, rows.shape[:3]).movedim(-1, 1)
         return g_x, (flat.mT @ inputs).reshape(weight.shape), flat.sum(0)
-    pad, one, size = [weight.shape[-1] // 2] * 2, [1, 1], [len(weight)]
+    grid: dict[str, Any] = {"stride": [1, 1], "padding": [weight.shape[-1] // 2] * 2, "dilation": [1, 1]}
+    grid |= {"transposed": False, "output_padding": [0, 0], "groups": 1}
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        g, x, weight, size, one, pad, one, False, [0, 0], 1, needed
+        g, x, weight, bias_sizes=[len(weight)], **grid, output_mask=needed
     )
     return out
