@@ -3,6 +3,7 @@
     python -m benchmarks.speed --peers PEERS/bin/python --out speed.json            # every cell
     python -m benchmarks.speed --peers … --family nsf_coupling --features 6,63 --batch 64,512 --budget 600
     python -m benchmarks.speed --table speed.json                                   # Markdown for docs/benchmarks.md
+    python -m benchmarks.speed --summary speed.json                                 # the best peers of every cell
     python -m benchmarks.speed --compare old.json speed.json                        # what became faster or slower
 
 Bijectory runs in this interpreter's environment, the peers in that of ``--peers`` (``make peers``). Every contestant is
@@ -23,7 +24,7 @@ import time
 from pathlib import Path
 
 from benchmarks.speed.contestants import FAMILIES, OPERATIONS, applies
-from benchmarks.speed.tables import comparison, table
+from benchmarks.speed.tables import comparison, summary, table
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("bijectory:compiled", "bijectory")  # the first is what the others are compared with
@@ -116,11 +117,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="print the table of an earlier run")
+    parser.add_argument("--summary", type=Path, help="print the best peers of every cell of an earlier run")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"), help="print what changed")
     o = parser.parse_args()
-    if o.table or o.compare:
-        runs = [json.loads(path.read_text()) for path in ([o.table] if o.table else o.compare)]
-        print(table(runs[0]) if o.table else comparison(*runs))
+    if paths := o.compare or [path for path in (o.table, o.summary) if path]:
+        runs = [json.loads(path.read_text()) for path in paths]
+        print(comparison(*runs) if o.compare else table(runs[0]) if o.table else summary(runs[0]))
         return
     start = time.monotonic()
     workers = [Worker(sys.executable, name) for name in o.ours.split(",")]

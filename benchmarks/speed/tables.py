@@ -36,6 +36,41 @@ def table(run: dict, *, title: bool = True) -> str:
     return "\n".join(out) + "\n"
 
 
+JAX = ("flowjax", "distrax")
+
+
+def summary(run: dict) -> str:
+    """One line a family, size and batch: for each operation the fastest peer on torch and the fastest on JAX, over ours.
+
+    Below them stand the cells that a peer wins, and the peak memory of training steps over that of each peer.
+    """
+    cells: dict[tuple, dict[str, dict]] = {}
+    for r in run["rows"]:
+        if "seconds" in r:
+            cells.setdefault(tuple(r[k] for k in KEY), {})[r["library"]] = r
+    first = run["rows"][0]["library"]
+    operations = list(dict.fromkeys(r["operation"] for r in run["rows"]))
+    out = [f"| flow, features, rows | {' | '.join(operations)} |", f"|---|{'---|' * len(operations)}"]
+    lost, memory = [], []
+    for key in dict.fromkeys(tuple(r[k] for k in KEY[:3]) for r in run["rows"]):
+        entries = []
+        for operation in operations:
+            by = cells.get((*key, operation), {})
+            if first not in by:
+                entries.append("–")
+                continue
+            peers = {n: r["seconds"] / by[first]["seconds"] for n, r in by.items() if not n.startswith("bijectory")}
+            best = [min((v for n, v in peers.items() if (n in JAX) == jax), default=None) for jax in (False, True)]
+            entries.append(", ".join("–" if v is None else f"{v:.3g}" for v in best))
+            lost += [f"{' '.join(map(str, key))} {operation}: {n} {v:.2f}" for n, v in peers.items() if v < 1]
+            if operation == "train":
+                held = {n: r["peak"] for n, r in by.items() if r.get("peak")}
+                shares = [f"{n} {held[first] / v:.2f}" for n, v in held.items() if n != first and first in held]
+                memory.append(f"{' '.join(map(str, key))}: {', '.join(shares)}")
+        out.append(f"| {', '.join(map(str, key))} | {' | '.join(entries)} |")
+    return "\n".join([*out, "", "Lost:", *lost, "", "Memory of a training step, ours over theirs:", *memory]) + "\n"
+
+
 def _ratio(row: dict, ours: float | None) -> str:
     if "seconds" in row:
         return f"{row['seconds'] / ours:.2f}{_spread(row)}" if ours else f"{row['seconds'] * 1e3:.3g} ms"
