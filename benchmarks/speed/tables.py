@@ -4,33 +4,35 @@ KEY = ("family", "features", "batch", "operation")
 
 
 def table(run: dict, *, title: bool = True) -> str:
-    """One line a cell: our milliseconds, and the time of the others as a multiple of ours.
+    """One line a cell: milliseconds of the first contestant, and the time of the others as a multiple of it.
 
-    Beside a ratio stands the spread (interquartile range over median) where it is above a tenth. The last columns hold
-    parameters, the largest error against float64, and the growth of memory, of all contestants.
+    Beside a ratio stands the spread (interquartile range over median) where it is above a tenth. The last columns hold the
+    parameters and the largest error against float64 of all contestants, and the growth of memory: the first, and the others.
     """
     cells: dict[tuple, dict] = {}
     for r in run["rows"]:
         cells.setdefault(tuple(r[k] for k in KEY), {})[r["library"]] = r
-    others = [n for n in dict.fromkeys(r["library"] for r in run["rows"]) if n != "bijectory"]
+    first, *others = dict.fromkeys(r["library"] for r in run["rows"])
     out = []
     if title:
         facts = ", ".join(f"{k} {run[k]}" for k in ("machine", "cores", "python", "load") if k in run)
         out += [f"{run.get('date', '')}: {facts}", ""]
-    out += [f"| cell | bijectory, ms | {' | '.join(others)} | parameters | error | memory, MB |"]
+    out += [f"| cell | {first}, ms | {' | '.join(others)} | parameters | error | memory, MB: {first}; others |"]
     out += [f"|---|---|{'---|' * len(others)}---|---|---|"]
     for key, by in cells.items():
-        ours = by["bijectory"].get("seconds")
+        own_row = by.get(first, {})
+        ours = own_row.get("seconds")
         times = [_ratio(by.get(n, {}), ours) for n in others]
         family, features, batch, operation = key
         name = f"{family} d={features} B={batch} {operation}"
-        own = "failed" if ours is None else f"{ours * 1e3:.3g}{_spread(by['bijectory'])}"
+        own = "failed" if ours is None else f"{ours * 1e3:.3g}{_spread(own_row)}"
         rows = list(by.values())
         counts = _span([r["parameters"] for r in rows if "parameters" in r], "{:,}")
         errors = [r["error"] for r in rows if r.get("error") is not None and r["error"] == r["error"]]
-        peaks = [r["peak"] / 1e6 for r in rows if r.get("peak") is not None]
+        peaks = [r["peak"] / 1e6 for n, r in by.items() if n != first and r.get("peak") is not None]
+        memory = "–" if own_row.get("peak") is None else f"{own_row['peak'] / 1e6:.1f}; {_span(peaks, '{:.1f}')}"
         worst = f"{max(errors):.0e}" if errors else "–"
-        out.append(f"| {name} | {own} | {' | '.join(times)} | {counts} | {worst} | {_span(peaks, '{:.1f}')} |")
+        out.append(f"| {name} | {own} | {' | '.join(times)} | {counts} | {worst} | {memory} |")
     return "\n".join(out) + "\n"
 
 

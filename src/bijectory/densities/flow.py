@@ -243,4 +243,4 @@ class Flow(Density):
     def _layout(self, x: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
         check_batches(x, c, event_dim)
         x = expand_to_context(x, c, event_dim)
-        return feature_major(x) if event_dim == 1 else x
+        return feature_major(x) if event_dim == 1 and not self.transform._any_layout else x

@@ -124,6 +124,10 @@ class Chain(Transform):
             with torch.no_grad():
                 x, _ = t.forward(x, c)
 
+    @property
+    def _any_layout(self) -> bool:  # type: ignore[override]  # a plain attribute of layers
+        return self._steps is not None and all(isinstance(self._steps[i], Run) for i in (0, -1))
+
     def __len__(self) -> int:
         return len(self.transforms)
 
