@@ -6,6 +6,7 @@ its kernels.
 """
 
 import math
+import sys
 
 import pytest
 import torch
@@ -217,6 +218,34 @@ def test_only_the_likelihood_of_exact_flows_is_captured(tapes):
     assert not graphable(torch.nn.Linear(2, 2), nll)
     bj.fit(flow(), rows(), config=config())
     assert tapes == []
+
+
+class Devices(TorchDispatchMode):
+    """Which devices the tensors of all operations are on."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.found |= {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+        return out
+
+
+@pytest.mark.parametrize("recipe", ["nsf", "nsf_ar", "real_nvp", "maf", "gin", "planar", "tarflow", "glow"])
+def test_a_step_reads_no_value_and_makes_nothing_on_the_cpu(recipe, monkeypatch):
+    """On a device without values, where reading one raises: what a capture would refuse."""
+    for module in list(sys.modules.values()):  # the ways of plain calls, which such tensors do not take by themselves
+        if module.__name__.startswith("bijectory.") and hasattr(module, "is_direct"):
+            monkeypatch.setattr(module, "is_direct", lambda x: True)
+    event = (3, 8, 8) if recipe == "glow" else 4
+    model = getattr(bj, recipe)(event).to("meta")
+    x = torch.empty(16, *(event if isinstance(event, tuple) else (event,)), device="meta")
+    step = Gradients(model, list(model.parameters()), Batch(x), "full")
+    with Devices() as devices:
+        step.plain(nll, Batch(x), 1.0)
+    assert devices.found == {"meta"}
 
 
 def test_nothing_is_captured_on_a_cpu():
