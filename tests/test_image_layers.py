@@ -180,14 +180,18 @@ def test_multiscale_refuses():
 # -- networks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("net", [ConvNet(2, 3, 4, 5, head_scale=1.0), ConvResNet(2, 3, 4, 2, 5, head_scale=1.0)])
+@pytest.mark.parametrize(
+    "build", [lambda: ConvNet(2, 3, 4, 5, head_scale=1.0), lambda: ConvResNet(2, 3, 4, 2, 5, head_scale=1.0)]
+)
 @pytest.mark.parametrize("batch", [(), (7,), (5, 7), (0,)])
-def test_networks_take_any_batch_and_broadcast_the_context(net, batch):
+def test_networks_take_any_batch_and_broadcast_the_context(build, batch):
+    torch.manual_seed(0)
+    net = build()
     x, c = torch.randn(*batch, 2, 4, 6), torch.randn(5)
     out = net(x, c)
     assert out.shape == (*batch, 3, 4, 6)
     flat = net(x.reshape(-1, 2, 4, 6), c.expand(math.prod(batch), 5))
-    assert torch.allclose(out.reshape(flat.shape), flat, atol=1e-5)
+    assert torch.allclose(out.reshape(flat.shape), flat, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(net(torch.ones(2, 4, 6), c), net(torch.ones(2, 4, 6), c + 1))
 
 
