@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bijectory.errors import ConfigError, check
+from bijectory.errors import ConfigError, FlowError, check
 from bijectory.nets.activations import ACTIVATIONS
 from bijectory.nets.clock import clock
 from bijectory.nets.mlp import HEAD_SCALE, MLP, Dense
@@ -83,6 +83,12 @@ class Field(nn.Module, abc.ABC):
     def with_divergence(self, t: Tensor, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Velocity and its exact divergence ``(*batch,)``: here by one pass backwards for each entry of the event."""
         dims = len(self.event_shape)
+        check(
+            c is None or not self.context or not torch.compiler.is_exporting(),
+            FlowError,
+            "torch.export takes the context for constant in the exact divergence of this field; export a flow with "
+            "divergence='hutchinson'.",
+        )
         z = expand_to_context(expand_to_context(z, c if self.context else None, dims), t.unsqueeze(-1), dims)
         return divergence.exact(lambda u: self(t, u, c), z, dims)
 
