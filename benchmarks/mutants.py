@@ -40,7 +40,8 @@ def plant(fault, root):
     if found != 1:
         raise SystemExit(f"{fault['name']}: its text occurs {found} times in {fault['file']}; mend mutants.toml.")
     changed = sound.replace(fault["find"], fault["replace"])
-    compile(changed, str(path), "exec")
+    if path.suffix == ".py":
+        compile(changed, str(path), "exec")
     path.write_text(changed)
     return path, sound
 

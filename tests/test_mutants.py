@@ -18,5 +18,6 @@ def test_each_changes_one_place_into_valid_code(fault):
     code = (ROOT / "src" / "bijectory" / fault["file"]).read_text()
     assert code.count(fault["find"]) == 1
     assert fault["replace"] != fault["find"]
-    compile(code.replace(fault["find"], fault["replace"]), fault["file"], "exec")
+    if fault["file"].endswith(".py"):
+        compile(code.replace(fault["find"], fault["replace"]), fault["file"], "exec")
     assert all((ROOT / t).exists() for t in fault["tests"] if t.startswith("tests/"))

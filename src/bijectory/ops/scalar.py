@@ -64,7 +64,7 @@ def soft_bound(raw: Tensor, bound: float) -> Tensor:
 
 
 def saturate(x: Tensor, power: float) -> Tensor:
-    r"""Clamp to :math:`\pm M^{power}`, ``M`` the largest number of the dtype: what comes later can be multiplied and stays finite.
+    r"""Clamp to :math:`\pm M^{power}`, ``M`` the largest number of the dtype: what comes later stays finite.
 
     In float32 a power of 0.4 is 3e15 and 0.75 is 8e28: numbers that no data have, but rows far out may meet on their way.
     Infinity is clamped too, NaN stays NaN.
