@@ -132,7 +132,7 @@ def test_values_that_are_not_finite_are_never_hidden(case):
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "trained"])
 @pytest.mark.parametrize("case", WHOLE_LINE, ids=name)
 def test_huge_values_have_a_number_or_none_at_all(case, fresh):
-    """1e4 to 1e30 in one column, or with either sign in all: float32, and never NaN for a number."""
+    """1e4 to 1e30 in one column, or with either sign in all: in float32 too never NaN for a number."""
     s = case.subject(max(case.contexts), torch.float32)
     flow = s.fresh() if fresh else s.trained()
     for huge in (1e4, 1e10, 1e20, 1e30):
