@@ -27,8 +27,8 @@ def rectified(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) ->
 
     Example:
         >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1)
-        >>> rectified(torch.tensor([[[-1.0, 2.0]]]), [one, -one], [zero, zero])
-        tensor([[[-0., -2.]]])
+        >>> rectified(torch.tensor([[[-1.0, 2.0]]]), [one, 3 * one], [zero, zero])
+        tensor([[[0., 6.]]])
     """
     tensors = (*weights, *biases)
     records = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
