@@ -25,6 +25,7 @@ from bijectory.training.schedule import learning_rate
 from bijectory.training.session import Session
 from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
+from bijectory.training.update import Update, shorten
 
 INIT_ROWS = 16384  # rows for the data-dependent initialisation: bounds its memory, statistics are within 1 %
 INIT_VALUES = 1 << 20  # the same for events as large as images, whose pixels add to the statistics
@@ -121,6 +122,8 @@ class Loop:
         self.signum: int | None = None
         self.report: str | None = None
         self.run = new_run(model, params, config)
+        self.update = Update(self.run.optimizer, params)
+        self.sums = self.run.epoch_sums.numpy()  # the same memory
 
     def open(self) -> None:
         """Continue the run in the folder, or begin a new one."""
@@ -166,20 +169,18 @@ class Loop:
         run, config = self.run, self.config
         rows = float(self.train.weigh(batch))
         loss = self.pull_gradients(batch, rows)
-        grads = [p.grad for p in self.params if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
-        if guard.is_finite(loss, norm):
+        gradients = self.update.gradients()
+        norm = self.update.length(gradients)
+        loss_value, norm_value = guard.values(loss, norm)
+        if math.isfinite(loss_value) and math.isfinite(norm_value):
             if config.clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(self.params, config.clip_norm, norm)
+                shorten(gradients, config.clip_norm, norm, norm_value)
             run.lr = learning_rate(config, run.step, self.total_steps, run.seconds, run.lr_scale)
-            for group in run.optimizer.param_groups:
-                group["lr"] = run.lr
-            run.optimizer.step()
+            self.update.step(run.lr)
             if run.ema is not None:
                 run.ema.update()
-            run.epoch_sums += torch.tensor(
-                (loss.item() * rows, rows), dtype=torch.float64, device=run.epoch_sums.device
-            )
+            self.sums[0] += loss_value * rows
+            self.sums[1] += rows
             run.bad_streak = 0
         else:
             self.report = guard.skip(run, batch, loss)
@@ -190,8 +191,8 @@ class Loop:
 
     def pull_gradients(self, batch: Batch, rows: float) -> Tensor:
         """The loss of a batch, and its gradients in the parameters."""
-        run, share = self.run, rows / self.batch_size
-        run.optimizer.zero_grad(set_to_none=True)
+        share = rows / self.batch_size
+        self.update.forget()
         try:
             with redrawn(self.noisy):  # until the backward pass is done, which may look at the noise again
                 loss = self.compilation.loss(self.model, batch)
@@ -347,7 +348,7 @@ def new_run(model: nn.Module, params: list[nn.Parameter], config: FitConfig) -> 
         best=guard.snapshot(model),
         order=order,
         order_state=order.get_state(),
-        epoch_sums=torch.zeros(2, dtype=torch.float64, device=params[0].device),
+        epoch_sums=torch.zeros(2, dtype=torch.float64),
     )
 
 
