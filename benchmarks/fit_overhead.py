@@ -1,11 +1,12 @@
 """What `fit` costs beside its steps: CPU time of its loop against the bare steps of the same model, in turns.
 
-    python benchmarks/fit_overhead.py [--rows 20000] [--steps 700]
+    python benchmarks/fit_overhead.py [--rows 20000] [--steps 700] [--compile always]
 
 The bare step is what anybody would write: a batch, loss, backward, norm of the gradients and whether it is finite, clipping,
-fused AdamW. Both train the same number of steps, in rounds that take turns; the difference is the order of the rows, the
-look-up of the rate, counters, callbacks, validation (a tenth of the rows, once an epoch) and the checkpoints. The last table
-says where that time goes.
+fused AdamW. The core is that without norm and clipping: loss, backward, ``optimizer.step()``. All train the same number of
+steps, in rounds that take turns. What `fit` does beside them: the order of the rows, guard, clipping, the rate, counters,
+callbacks, and, where ``--whole`` asks for it, validation (a tenth of the rows, once an epoch) and a run folder. With
+``--profile`` it says where that time goes.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 
 import bijectory as bj
+from bijectory.transforms.chain import use_native
 
 
 def models() -> dict[str, bj.Flow]:
@@ -35,26 +37,36 @@ def models() -> dict[str, bj.Flow]:
     }
 
 
-def bare(model: bj.Flow, x: torch.Tensor, steps: int, batch: int) -> None:
+def bare(model: bj.Flow, x: torch.Tensor, steps: int, o: argparse.Namespace, *, guarded: bool) -> None:
     """The steps alone."""
+    if o.compile == "always":
+        use_native(model)
     params = list(model.parameters())
     optimizer = torch.optim.AdamW(params, 1e-3, weight_decay=0.0, fused=True)
     for k in range(steps):
-        start = k * batch % (len(x) - batch)
-        loss = -model.log_prob(x[start : start + batch]).mean()
+        start = k * o.batch % (len(x) - o.batch)
+        loss = -model.log_prob(x[start : start + o.batch]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-        if bool((loss.detach() * 0 + norm).isfinite()):
+        if guarded:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+            if not bool((loss.detach() * 0 + norm).isfinite()):
+                continue
             torch.nn.utils.clip_grads_with_norm_(params, 5.0, norm)
-            optimizer.step()
+        optimizer.step()
 
 
-def whole(model: bj.Flow, x: torch.Tensor, steps: int, batch: int, folder: Path) -> None:
-    """The same steps by `fit`, with validation and a run folder."""
-    epochs = max(1, round(steps / -(-int(len(x) * 0.9) // batch)))
-    config = bj.FitConfig(epochs=epochs, batch_size=batch, progress=False, patience=None, out=folder)
-    bj.fit(model, x, config=config)
+def whole(model: bj.Flow, x: torch.Tensor, steps: int, o: argparse.Namespace, folder: Path) -> None:
+    """The same steps by `fit`."""
+    part = 0.1 if o.whole else 0.0
+    epochs = max(1, round(steps / per_epoch(o)))
+    config = bj.FitConfig(epochs=epochs, batch_size=o.batch, progress=False, patience=None, validation_fraction=part)
+    bj.fit(model, x, config=config.replace(compile=o.compile, out=folder if o.whole else None))
+
+
+def per_epoch(o: argparse.Namespace) -> int:
+    """Steps of an epoch."""
+    return -(-int(o.rows * (0.9 if o.whole else 1.0)) // o.batch)
 
 
 def main() -> None:
@@ -63,40 +75,45 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", choices=["never", "always"], default="never")
+    parser.add_argument("--whole", action="store_true", help="with validation and a run folder")
     parser.add_argument("--profile", help="start of a model's name: print where the time of its fit goes")
     o = parser.parse_args()
     torch.set_num_threads(1)
-    per_epoch = -(-int(o.rows * 0.9) // o.batch)
-    steps = max(1, round(o.steps / per_epoch)) * per_epoch
+    steps = max(1, round(o.steps / per_epoch(o))) * per_epoch(o)
     if o.profile is None:
-        print("| model | bare step, ms | step of `fit`, ms | overhead |\n|---|---|---|---|")
+        print(f"batches of {o.batch}, compile={o.compile}\n")
+        print(
+            "| model | core, ms | bare step, ms | step of `fit`, ms | over core | over bare |\n|---|---|---|---|---|---|"
+        )
     for name, model in models().items():
         x = torch.randn(o.rows, *model.event_shape, generator=torch.Generator().manual_seed(1))
         if o.profile is not None:
             if name.startswith(o.profile):
-                profile(model, x, steps, o.batch)
+                profile(model, x, steps, o)
             continue
-        times: dict[str, list[float]] = {"bare": [], "fit": []}
+        times: dict[str, list[float]] = {"core": [], "bare": [], "fit": []}
         for _ in range(o.rounds):
             for way in times:
                 copied = copy.deepcopy(model)
                 with tempfile.TemporaryDirectory() as folder:
                     start = time.process_time()
-                    if way == "bare":
-                        bare(copied, x, steps, o.batch)
+                    if way == "fit":
+                        whole(copied, x, steps, o, Path(folder))
                     else:
-                        whole(copied, x, steps, o.batch, Path(folder))
+                        bare(copied, x, steps, o, guarded=way == "bare")
                     times[way].append((time.process_time() - start) / steps)
-        ours, plain = statistics.median(times["fit"]), statistics.median(times["bare"])
-        shares = [a / b - 1 for a, b in zip(times["fit"], times["bare"], strict=True)]
-        spread = f"{min(shares):.1%} to {max(shares):.1%}"
-        print(f"| {name} | {plain * 1e3:.3f} | {ours * 1e3:.3f} | {ours / plain - 1:.1%} ({spread}) |", flush=True)
+        cells = [f"{statistics.median(t) * 1e3:.3f}" for t in times.values()]
+        for way in ("core", "bare"):
+            shares = [a / b - 1 for a, b in zip(times["fit"], times[way], strict=True)]
+            cells.append(f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def profile(model: bj.Flow, x: torch.Tensor, steps: int, batch: int) -> None:
+def profile(model: bj.Flow, x: torch.Tensor, steps: int, o: argparse.Namespace) -> None:
     """Print the functions of a fit by their own time."""
     with tempfile.TemporaryDirectory() as folder, cProfile.Profile() as profiler:
-        whole(model, x, steps, batch, Path(folder))
+        whole(model, x, steps, o, Path(folder))
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(35)
     print(text.getvalue())

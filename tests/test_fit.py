@@ -6,6 +6,7 @@ import math
 import random
 import sys
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -17,6 +18,7 @@ import bijectory as bj
 from bijectory.objectives import Batch, nll
 from bijectory.training import Callback, Data, FitConfig, fit
 from bijectory.training import data as data_module
+from bijectory.training import progress as progress_module
 
 quiet = functools.partial(FitConfig, progress=False)
 
@@ -355,6 +357,23 @@ def test_a_terminal_gets_its_cursor_back_after_an_error(capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "\x1b[?25l" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_the_bar_moves_ten_times_a_second_at_most_and_with_every_epoch(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    updates = []
+    bar = progress_module.Progress(lambda run: 0.5)
+    monkeypatch.setattr(bar.bar, "update", lambda task, **fields: updates.append((clock[0], fields["step"])))
+    run = types.SimpleNamespace(step=0, best_epoch=1)
+    for step in range(1, 101):  # a hundred steps in a quarter of a second
+        run.step, clock[0] = step, step * 0.0025
+        bar.on_step(run)
+    assert [step for _, step in updates] == [1, 41, 81]
+    record = {"epoch": 1, "step": 100, "train_loss": 0.0, "val_loss": None, "lr": 0.1, "seconds": 0.25, "skipped": 0}
+    bar.on_epoch(run, record)
+    assert updates[-1][1] == 100
 
 
 def test_metrics_are_json_lines(tmp_path):

@@ -26,6 +26,7 @@ from bijectory.training.schedule import learning_rate
 from bijectory.training.session import Session
 from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
+from bijectory.training.update import Update, shorten
 
 INIT_ROWS = 16384  # rows for the data-dependent initialisation: bounds its memory, statistics are within 1 %
 INIT_VALUES = 1 << 20  # the same for events as large as images, whose pixels add to the statistics
@@ -115,7 +116,6 @@ class Loop:
         self.objective = objective
         self.compilation = Compilation(config.compile, model, objective, progress=config.progress)
         self.batch_size = min(config.batch_size, len(train))
-        self.gradients = Gradients(model, params, next(train.chunks(self.batch_size)), config.precision)
         self.batches = -(-len(train) // self.batch_size)  # per epoch
         self.total_steps = config.total_steps(self.batches)
         self.progress = Progress(self.done) if config.progress else None
@@ -123,6 +123,10 @@ class Loop:
         self.signum: int | None = None
         self.report: str | None = None
         self.run = new_run(model, params, config)
+        self.update = Update(self.run.optimizer, params)
+        sample = next(train.chunks(self.batch_size))
+        self.gradients = Gradients(model, params, sample, config.precision, norm=self.update.norm)
+        self.sums = self.run.epoch_sums.numpy()  # the same memory
 
     def open(self) -> None:
         """Continue the run in the folder, or begin a new one."""
@@ -168,18 +172,16 @@ class Loop:
         run, config = self.run, self.config
         rows = float(self.train.weigh(batch))
         loss, norm = self.pull_gradients(batch, rows)
-        if guard.is_finite(loss, norm):
-            if config.clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(self.params, config.clip_norm, norm)
+        loss_value, norm_value = guard.values(loss, norm)
+        if math.isfinite(loss_value) and math.isfinite(norm_value):
+            if config.clip_norm is not None and norm_value + 1e-6 > config.clip_norm:
+                shorten(self.update.gradients(), config.clip_norm, norm, norm_value)
             run.lr = learning_rate(config, run.step, self.total_steps, run.seconds, run.lr_scale)
-            for group in run.optimizer.param_groups:
-                group["lr"] = run.lr
-            run.optimizer.step()
+            self.update.step(run.lr)
             if run.ema is not None:
                 run.ema.update()
-            run.epoch_sums += torch.tensor(
-                (loss.item() * rows, rows), dtype=torch.float64, device=run.epoch_sums.device
-            )
+            self.sums[0] += loss_value * rows
+            self.sums[1] += rows
             run.bad_streak = 0
         else:
             self.report = guard.skip(run, batch, loss)
@@ -343,7 +345,7 @@ def new_run(model: nn.Module, params: list[nn.Parameter], config: FitConfig) -> 
         best=guard.snapshot(model),
         order=order,
         order_state=order.get_state(),
-        epoch_sums=torch.zeros(2, dtype=torch.float64, device=params[0].device),
+        epoch_sums=torch.zeros(2, dtype=torch.float64),
     )
 
 

@@ -50,12 +50,21 @@ class Gradients:
         params: What is trained.
         sample: A batch of full size, to capture with.
         precision: "bf16": networks compute in bfloat16 (autocast); parameters, gradients and log-determinants do not.
+        norm: How the norm is computed; None: by torch.
 
     Raises:
         DtypeError: If the precision is "bf16" and a parameter is not float32, which autocast would leave as it is.
     """
 
-    def __init__(self, model: nn.Module, params: list[nn.Parameter], sample: Batch, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        params: list[nn.Parameter],
+        sample: Batch,
+        precision: Precision,
+        norm: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.norm = self.torch_norm if norm is None else norm
         self.model, self.params, self.sample, self.precision = model, params, sample, precision
         self.graph: Graph | None = None
         self.refused = False  # after the first failure
@@ -89,7 +98,11 @@ class Gradients:
             value = loss(self.model, batch)
         # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
         (value if isinstance(share, float) and share == 1.0 else value * share).backward()
-        return value.detach(), nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
+        return value.detach(), self.norm()
+
+    def torch_norm(self) -> Tensor:
+        """The joint norm of the gradients."""
+        return nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
 
     def arithmetic(self) -> contextlib.AbstractContextManager[object]:
         """The precision of the forward pass."""

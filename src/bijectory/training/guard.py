@@ -5,7 +5,6 @@ a bad place: the best weights so far (the initial ones before the first validati
 the learning rate. After three such restores the fit stops and says where the first non-finite value appeared.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -17,14 +16,15 @@ from bijectory.training.state import Run
 MAX_STREAK, MAX_RESTORES = 10, 3
 
 
-def is_finite(loss: Tensor, norm: Tensor) -> bool:
-    """Whether loss and gradient norm are finite, in one device sync.
+def values(loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    """Loss and gradient norm as numbers, in one device sync; the step is good if both are finite.
 
     The norm sums squares, so it overflows before the squares in Adam's moments do.
     """
     if loss.device.type == "cpu":
-        return math.isfinite(loss.item()) and math.isfinite(norm.item())
-    return bool((loss.detach() * 0 + norm.detach()).isfinite())
+        return loss.item(), norm.item()
+    first, second = torch.stack((loss.detach(), norm.detach().to(loss.dtype))).tolist()
+    return first, second
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from bijectory.io.fs import atomic_write
 from bijectory.training.callbacks import Callback
 from bijectory.training.state import FitResult, Run
+
+PAUSE = 0.1  # seconds between two updates of the bar, which draws itself as often
 
 
 class Metrics:
@@ -85,7 +88,7 @@ class Progress(Callback):
     def __init__(self, fraction: Callable[[Run], float]) -> None:
         self.fraction = fraction
         self.console = Console(stderr=True, highlight=False)
-        self.bar = None
+        self.bar, self.shown = None, -math.inf
         if self.console.is_terminal:
             columns = (BarColumn(20), TaskProgressColumn(), TextColumn("step {task.fields[step]}  {task.description}"))
             self.bar = rich.progress.Progress(*columns, console=self.console, transient=True)
@@ -96,13 +99,14 @@ class Progress(Callback):
             self.bar.start()
 
     def on_step(self, run: Run) -> None:
-        if self.bar is not None:
+        if self.bar is not None and time.monotonic() - self.shown >= PAUSE:
+            self.shown = time.monotonic()
             self.bar.update(self.task, completed=min(1.0, self.fraction(run)), step=run.step)
 
     def on_epoch(self, run: Run, record: dict[str, float]) -> None:
         line = describe(record, best=run.best_epoch == record["epoch"])
         if self.bar is not None:
-            self.bar.update(self.task, description=line)
+            self.bar.update(self.task, completed=min(1.0, self.fraction(run)), step=run.step, description=line)
         else:
             print(line, file=sys.stderr, flush=True)
 

@@ -40,7 +40,7 @@ class Run:
         best_epoch: Its epoch, counted from 1; 0 before the first validation.
         best_step: Its step.
         plateau_step: Step from which the plateau schedule counts.
-        epoch_sums: ``(2,)`` on the device: sum of loss times rows in this epoch, and of rows.
+        epoch_sums: ``(2,)`` on the CPU: sum of loss times rows in this epoch, and of rows.
         epoch_skipped: Steps skipped in this epoch.
         history: Records so far.
     """
