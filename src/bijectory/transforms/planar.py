@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
-from bijectory.ops.ridge import gate, ridge_forward, ridge_inverse
+from bijectory.ops.ridge import gate, ridge_encode, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
 from bijectory.transforms.base import Transform
@@ -76,6 +76,11 @@ class Planar(Transform):
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
         return ridge_forward(x, *self._ridges(c, x.dim() - 1))
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        c = c if self.context else None
+        x = expand_to_context(x, c, 1)
+        return ridge_encode(x, *self._ridges(c, x.dim() - 1)[:3])
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
