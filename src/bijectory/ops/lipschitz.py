@@ -33,7 +33,7 @@ def spectral_norm(matrices: Tensor) -> Tensor:
     The eigenvalues of a small symmetric matrix in double precision take less time than singular values in single precision,
     and the largest one loses nothing by squaring. First derivatives ask for one pair of singular vectors, of one matrix.
     """
-    if torch.is_grad_enabled() and matrices.requires_grad and is_direct(matrices.detach()):
+    if torch.is_grad_enabled() and matrices.requires_grad and is_direct(matrices.view_as(matrices)):
         norm: Tensor = _SpectralNorm.apply(matrices)
         return norm
     return _largest(matrices)[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from bijectory.ops.eager import is_direct
 from bijectory.ops.image import channels_last, conv2d
@@ -41,7 +42,7 @@ def rectified(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) ->
 def _is_simple(x: Tensor, tensors: Sequence[Tensor]) -> bool:
     """Whether the arithmetic of the backward pass is that of the forward pass: here, now, and in one type."""
     alone = is_direct(x) and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return alone and all(t.dtype == x.dtype for t in tensors)
+    return alone and all(t.dtype == x.dtype and forward_ad.unpack_dual(t).tangent is None for t in tensors)
 
 
 def _layers(x: Tensor, *tensors: Tensor) -> list[Tensor]:

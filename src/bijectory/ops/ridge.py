@@ -21,7 +21,9 @@ the layers are then matrix products.
 import torch
 from torch import Tensor
 
+from bijectory.ops.eager import is_direct
 from bijectory.ops.monotone import implicit
+from bijectory.ops.ridge_scan import ridge_scan
 from bijectory.ops.scalar import where_valid
 
 _STEPS = 8
@@ -99,13 +101,42 @@ def ridge_forward(x: Tensor, u: Tensor, w: Tensor, b: Tensor, one_plus: Tensor) 
     Returns:
         ``(*batch, d)`` and the log-determinant ``(*batch,)``.
     """
-    columns, (b, one_plus) = _columns(x, w.dim() == 3, b, one_plus)
+    z, ridges = _through(x, u, w, b)
+    _, (one_plus,) = _columns(x, w.dim() == 3, one_plus)
+    return z, _log_det(ridges, one_plus).reshape(x.shape[:-1])
+
+
+def ridge_encode(x: Tensor, u: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """The map of ``ridge_forward`` without its log-determinant."""
+    return _through(x, u, w, b)[0]
+
+
+def _through(x: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The end point, and ``tanh(W x + b)`` of every layer, ``(L, M, *batch)`` with the batch as in ``_columns``."""
+    columns, (b,) = _columns(x, w.dim() == 3, b)
+    size = w.shape[1]
+    block = 2 * max(x.shape[-1], 8) // size  # a layer then costs no more in the recursion than in the dimensions of x
+    if w.dim() == 3 and min(block, len(w)) >= 4 and columns.numel() and _is_simple(columns, u, w, b):
+        parts = []
+        for i in range(0, len(w), block):
+            down, up = w[i : i + block].flatten(0, 1), u[i : i + block].movedim(0, 1).flatten(1)
+            start = torch.addmm(b[i : i + block].flatten(0, 1), down, columns)
+            parts.append(ridge_scan(start, down @ up, size))
+            columns = torch.addmm(columns, up, parts[-1])
+        return _rows(columns, x), torch.cat(parts).unflatten(0, (-1, size))
     ridges = []
     for u_l, w_l, b_l in zip(u.unbind(0), w.unbind(0), b.unbind(0), strict=True):
         t = torch.tanh(_product(w_l, columns, b_l))
         columns = _product(u_l, t, columns)
         ridges.append(t)
-    return _rows(columns, x), _log_det(ridges, one_plus).reshape(x.shape[:-1])
+    return _rows(columns, x), torch.stack(ridges)
+
+
+def _is_simple(*tensors: Tensor) -> bool:
+    """Whether a recursion may write into memory of its own: here, now, and in one type."""
+    like = tensors[0]
+    autocast = torch.amp.is_autocast_available(like.device.type) and torch.is_autocast_enabled(like.device.type)
+    return not autocast and all(t.dtype == like.dtype and is_direct(t) for t in tensors)
 
 
 def ridge_inverse(z: Tensor, u: Tensor, w: Tensor, b: Tensor, one_plus: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +151,7 @@ def ridge_inverse(z: Tensor, u: Tensor, w: Tensor, b: Tensor, one_plus: Tensor, 
         t = _solve_triangle(_product(w_l, columns, b_l), one_plus_l, g_l)
         columns = _product(minus_u_l, t, columns)
         ridges.append(t)
-    return _rows(columns, z), -_log_det(ridges[::-1], one_plus).reshape(z.shape[:-1])
+    return _rows(columns, z), -_log_det(torch.stack(ridges[::-1]), one_plus).reshape(z.shape[:-1])
 
 
 def _solve_triangle(r: Tensor, one_plus: Tensor, g: Tensor) -> Tensor:
@@ -152,7 +183,7 @@ def _product(matrix: Tensor, columns: Tensor, plus: Tensor) -> Tensor:
     return (matrix * columns).sum(1) + plus
 
 
-def _log_det(ridges: list[Tensor], one_plus: Tensor) -> Tensor:
-    squares = torch.stack(ridges).square()
+def _log_det(ridges: Tensor, one_plus: Tensor) -> Tensor:
+    squares = ridges.square()
     positive = one_plus * (1 - squares) + squares  # 1 + G_ii (1 - t^2) as a sum of positive terms
     return positive.log().sum((0, 1), dtype=torch.promote_types(positive.dtype, torch.float32))

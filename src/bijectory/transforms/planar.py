@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.ops.precision import as_precise_as, full_precision
-from bijectory.ops.ridge import gate, ridge_forward, ridge_inverse
+from bijectory.ops.ridge import gate, ridge_encode, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
 from bijectory.transforms.base import Transform
@@ -79,6 +79,13 @@ class Planar(Transform):
         raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
         with full_precision(x.device.type):
             return ridge_forward(x, *self._ridges(raw))
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        c = c if self.context else None
+        x = expand_to_context(x, c, 1)
+        raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
+        with full_precision(x.device.type):
+            return ridge_encode(x, *self._ridges(raw)[:3])
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
