@@ -2,7 +2,7 @@
 
 On a GPU the same calls run in Triton (``spline_triton.py``), where Triton is installed.
 
-It takes a second or two, where capturing and compiling the same kernels with ``torch.compile`` takes a minute and is called
+It takes a few seconds, where capturing and compiling the same kernels with ``torch.compile`` takes a minute and is called
 through guards. Libraries lie in the user's cache (``BIJECTORY_CACHE_DIR``, else ``XDG_CACHE_HOME/bijectory``, else
 ``~/.cache/bijectory``) under a name made of the source, the compiler and the processor.
 """

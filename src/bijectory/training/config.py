@@ -42,8 +42,8 @@ class FitConfig(BaseModel):
         out: Run folder for ``metrics.jsonl`` and ``checkpoint/``; None writes nothing.
         resume: Go on from the last good checkpoint in ``out``.
         progress: Show progress on stderr.
-        compile: "always" runs rational-quadratic splines in native kernels (see ``Flow.compiled``), and compiles models
-            without any as a whole with ``torch.compile``, which takes minutes for deep ones. "auto" takes the kernels from
+        compile: "always" runs in native kernels what they know (see ``Flow.compiled``), and compiles models of which they
+            know nothing as a whole with ``torch.compile``, which takes minutes for deep ones. "auto" takes the kernels from
             the 26th step on, if the run is long enough to pay for their compilation and they prove faster. Both fall back
             to plain steps with a warning. On a GPU both also capture the step of an exact flow under ``nll`` as a CUDA
             graph, which then takes the place of ``torch.compile``.
