@@ -17,7 +17,9 @@ from bijectory.io import describe, model_card, weights
 from bijectory.spec import registry, to_spec
 from laws.cases import DENSITIES, RECIPES, TRANSFORMS, randomize
 
-MODULES = [(case, c) for group in (TRANSFORMS, DENSITIES, RECIPES) for case in group for c in case.contexts]
+# Without those in native kernels: what is loaded runs plain, and differs by roundings.
+CASES = [case for case in (*TRANSFORMS, *DENSITIES, *RECIPES) if not case.name.endswith("-native")]
+MODULES = [(case, c) for case in CASES for c in case.contexts]
 
 
 def small(context=0):

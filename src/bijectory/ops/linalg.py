@@ -76,11 +76,12 @@ def reflections(vectors: Tensor) -> Tensor:
         Modification of the Householder method based on the compact WY representation, Puglisi 1992, SIAM J. Sci. Stat.
         Comput. 13; Accumulating Householder transformations, revisited, Joffrain et al. 2006, ACM TOMS 32.
     """
-    # Rows of length sqrt(2) make the core I + striu, of which the solver reads the strict triangle alone.
     tiny = torch.finfo(vectors.dtype).tiny
-    rows = vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) / 2 + tiny)
-    core = torch.linalg.solve_triangular(rows @ rows.mT, rows, upper=True, unitriangular=True)
-    return torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device) - rows.mT @ core
+    unit = vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + tiny)
+    halves = 0.5 * torch.eye(vectors.shape[-2], dtype=vectors.dtype, device=vectors.device)
+    core = (unit @ unit.mT).triu(1) + halves
+    eye = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
+    return eye - unit.mT @ torch.linalg.solve_triangular(core, unit, upper=True)
 
 
 def orthonormal_columns(a: Tensor) -> Tensor:
