@@ -1,4 +1,4 @@
-"""Native kernels: one C++ file, compiled once for a machine with the compiler that is there, loaded without linking torch.
+"""Native kernels in C++, compiled once for a machine with the compiler that is there, loaded without linking torch.
 
 On a GPU the same calls run in Triton (``spline_triton.py``), where Triton is installed.
 

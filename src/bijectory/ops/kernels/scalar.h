@@ -23,7 +23,17 @@ template <> struct Bits<double> {
 template <typename T> inline T from_bits(typename Bits<T>::U u) { T x; __builtin_memcpy(&x, &u, sizeof x); return x; }
 template <typename T> inline typename Bits<T>::U to_bits(T x) { typename Bits<T>::U u; __builtin_memcpy(&u, &x, sizeof u); return u; }
 
-template <typename T> inline constexpr T one_over_factorial(int k) { return k < 2 ? T(1) : one_over_factorial<T>(k - 1) / T(k); }
+// 1 / k! as a table that exists at compile time: a recursive function is called for every number where the series is long.
+template <typename T> struct Factorials {
+  T one_over[Bits<T>::EXP_TERMS + 1];
+  constexpr Factorials() : one_over() {
+    T product = 1;
+    for (int k = 0; k <= Bits<T>::EXP_TERMS; ++k) {
+      product *= k ? T(k) : T(1);
+      one_over[k] = T(1) / product;
+    }
+  }
+};
 
 template <typename T> inline T exp_(T x) {
   typedef Bits<T> B;
@@ -32,9 +42,10 @@ template <typename T> inline T exp_(T x) {
   const T round = T(1.5) * T(typename B::U(1) << B::MANT);  // added and taken off again, it leaves the nearest whole number
   const T n = (x * T(1.44269504088896340736) + round) - round;
   T r = (x - n * B::LN2_HI) - n * B::LN2_LO;
-  T p = one_over_factorial<T>(B::EXP_TERMS);
+  constexpr Factorials<T> f;
+  T p = f.one_over[B::EXP_TERMS];
 #pragma GCC unroll 32
-  for (int k = B::EXP_TERMS - 1; k >= 0; --k) p = p * r + one_over_factorial<T>(k);
+  for (int k = B::EXP_TERMS - 1; k >= 0; --k) p = p * r + f.one_over[k];
   return p * from_bits<T>((typename B::U)((typename B::I)n + B::BIAS) << B::MANT);
 }
 
