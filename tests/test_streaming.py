@@ -12,6 +12,7 @@ import pytest
 import bijectory as bj
 from bijectory.apps import FileScores, TableFlow, score_file
 from bijectory.errors import ConfigError, DataError, DomainError, NonFiniteError
+from bijectory.ops.native import compiler, native
 from bijectory.tables import Column, Schema, read_parts, read_table, write_parts
 
 ROWS = 23
@@ -169,6 +170,28 @@ def test_drawn_in_parts_is_drawn_whole(monkeypatch):
     assert expected["n"].tolist() == [1.0] * 7 + [2.0] * 7 + [4.0] * 7
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected.reset_index(drop=True))
     assert [len(p) for p in flow.sample_parts(0, given=given)] == [0]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_many_rows_are_scored_and_drawn_in_kernels(monkeypatch, given):
+    plain, want = model(given), whole(400)
+    asked = {"given": pd.DataFrame({"n": [0, 3]})} if given else {}
+    scores, draws = plain.score_samples(want), plain.sample(50, seed=0, **asked)
+    work = 400 * sum(p.numel() for p in plain.flow.parameters())
+    with monkeypatch.context() as patch:
+        patch.setattr("bijectory.apps.table_flow.COMPILE_WORK", work + 1)
+        assert plain._engine(400) is plain.flow
+        patch.setattr("bijectory.apps.table_flow.COMPILE_WORK", work)
+        patch.setattr("bijectory.ops.native.compiler", lambda: None)
+        np.testing.assert_allclose(plain.score_samples(want), scores, rtol=1e-12)  # without a compiler, plainly
+    monkeypatch.setattr("bijectory.apps.table_flow.COMPILE_WORK", 0)
+    if compiler():
+        assert any(m._kernels is native for m in plain._engine(1).modules() if isinstance(m, bj.Chain))
+        assert not any(m._kernels is native for m in plain.flow.modules() if isinstance(m, bj.Chain))
+    np.testing.assert_allclose(plain.score_samples(want), scores, rtol=1e-10)
+    parts = plain.score_parts(want.iloc[k : k + 90] for k in range(0, 400, 90))
+    np.testing.assert_allclose(pd.concat(parts)["log_prob"], scores, rtol=1e-10)
+    pd.testing.assert_frame_equal(plain.sample(50, seed=0, **asked), draws, rtol=1e-9)
 
 
 PROGRAM = """

@@ -1,5 +1,6 @@
 """A fitted density of a table: rows in, numbers out; columns by name, log-likelihoods in the units of the data."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +19,18 @@ from bijectory.io.fs import atomic_write
 from bijectory.tables import Column, Schema, to_frame
 from bijectory.tables.schema import NonFinite, Rows
 from bijectory.tables.stream import PART_BYTES
+from bijectory.transforms.chain import use_native
 
 CHUNK_BYTES = 1 << 26  # memory of one chunk in scoring and sampling, whatever the number of rows
+COMPILE_WORK = 1 << 34  # rows times weights that take longer in plain layers than compiling the kernels does: seconds
 CELL_POINTS = 16  # places in a cell of dequantized columns at which the density is averaged
 
 
 class TableFlow:
     r"""A flow with the schema of its table.
 
-    The flow is float64 and takes raw columns; a row's answer does not depend on the other rows. Log-likelihoods are per
+    The flow is float64 and takes raw columns; a row's answer does not depend on the other rows (where they are so many that
+    compiling the flow is worth it, see ``Flow.compiled``, it may differ in the last digits). Log-likelihoods are per
     unit of the data. For *dequantized* columns the density is averaged over the cell of the lattice,
     :math:`\log \frac1K \sum_k p(x + u_k s)` at 16 fixed points :math:`u_k`: the log-probability of the cell divided by its
     volume (training maximises the lower bound :math:`E_u \log p(x + u s)`). *Constant* columns are outside the flow: a
@@ -79,16 +83,16 @@ class TableFlow:
             NonFiniteError, DomainError, DataError: With row, column and value.
         """
         frame = self.schema.frame(data)
-        out = np.empty(len(frame))
+        out, flow = np.empty(len(frame)), self._engine(len(frame))
         for part, rows in self._read(frame, nonfinite):
-            out[part] = self._score(self.flow, rows)
+            out[part] = self._score(flow, rows)
         return out
 
     def score_parts(self, parts: Iterable[Any], *, nonfinite: NonFinite = "raise") -> Iterator[pd.DataFrame]:
         """Score a table that comes in parts (see ``read_parts``), in memory bounded by the largest part.
 
-        Equal to ``score_samples`` up to rounding: a frozen copy of the flow, made once, scores every part. A row that is
-        refused is refused when its part is reached.
+        Equal to ``score_samples`` up to rounding: one copy of the flow, made for parts as large as the first, scores all. A
+        row that is refused is refused when its part is reached.
 
         Args:
             parts: Frames or arrays with consecutive rows.
@@ -104,10 +108,10 @@ class TableFlow:
             >>> [list(part.columns) for part in table.score_parts([np.zeros((5, 1)), np.ones((2, 1))])]
             [['a', 'log_prob'], ['a', 'log_prob']]
         """
-        flow, first = self.flow.frozen(), 0
+        flow, first = None, 0
         for data in parts:
             frame = self.schema.frame(data)
-            out = np.empty(len(frame))
+            flow, out = flow or self._engine(len(frame)), np.empty(len(frame))
             for part in self._chunks(len(frame)):
                 rows = self.schema.encode(frame.iloc[part], nonfinite, first=first + part.start)
                 out[part] = self._score(flow, rows)
@@ -192,13 +196,13 @@ class TableFlow:
     def _draws(self, n: int, c: np.ndarray | None, total: int, seed: int | None) -> Iterator[tuple[slice, np.ndarray]]:
         """Targets chunk by chunk: ``n`` for the first row of ``c``, then for the second, ..."""
         device = self._device()
-        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        generator, flow = None if seed is None else torch.Generator(device).manual_seed(seed), self._engine(total)
         for part in self._chunks(total):
             if c is None:
-                x = self.flow.sample(part.stop - part.start, generator=generator)
+                x = flow.sample(part.stop - part.start, generator=generator)
             else:
                 which = np.arange(part.start, part.stop) // n
-                x = self.flow.sample((), self._tensor(c[which]), generator=generator)
+                x = flow.sample((), self._tensor(c[which]), generator=generator)
             yield part, x.cpu().numpy()
 
     def transform(self, data: Any, *, nonfinite: NonFinite = "raise") -> pd.DataFrame:
@@ -336,6 +340,15 @@ class TableFlow:
             self.schema.encode(frame.iloc[part], nonfinite, first=part.start)
         for part in chunks:
             yield part, self.schema.encode(frame.iloc[part], nonfinite, first=part.start)
+
+    def _engine(self, rows: int) -> Flow:
+        """The flow, or where so many rows are worth it a frozen copy in native kernels, if there is a compiler."""
+        if rows * sum(p.numel() for p in self.flow.parameters()) < COMPILE_WORK:
+            return self.flow
+        flow = self.flow.frozen()
+        with contextlib.suppress(OSError):
+            use_native(flow)
+        return flow
 
     def _chunks(self, n: int) -> Iterator[slice]:
         """Slices of rows whose widest activations (weights' rows times a handful of copies) fit ``CHUNK_BYTES``."""

@@ -106,9 +106,13 @@ def check_batches(x: Tensor, c: Tensor | None, event_dim: int) -> None:
 
 
 def _reference(module: nn.Module) -> Tensor | None:
-    for p in module.parameters():
-        return p
-    for b in module.buffers():
-        if b.is_floating_point():
-            return b
-    return None
+    """The first parameter, else the first floating-point buffer: every call comes past here, so no generators."""
+    todo: list[nn.Module | None] = [module]
+    while todo:
+        if (m := todo.pop()) is None:
+            continue
+        for p in m._parameters.values():
+            if p is not None:
+                return p
+        todo.extend(reversed(m._modules.values()))
+    return next((b for b in module.buffers() if b.is_floating_point()), None)
