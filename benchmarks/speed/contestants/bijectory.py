@@ -2,7 +2,10 @@
 
 import functools
 
+import torch
+
 import bijectory as bj
+from bijectory.training.update import Update
 from bijectory.transforms.chain import compile_regions, use_native
 
 from . import (
@@ -63,8 +66,6 @@ def images() -> bj.Transform:
 
 
 class Contestant(TorchContestant):
-    fused = True
-
     def __init__(self, family: str, features: int, variant: str) -> None:
         flow = bj.Flow(chain(family, features), bj.StandardNormal(features))
         # Identity layers would be too kind to root searches and splines alike: small random weights.
@@ -86,6 +87,11 @@ class Contestant(TorchContestant):
         elif self.variant == "regions":
             compile_regions(model)
         return model
+
+    def optimizer(self, params):
+        """As ``fit`` moves weights."""
+        adam = torch.optim.AdamW(params, 1e-4, weight_decay=0.0, fused=True)
+        return adam, functools.partial(Update(adam, params).step, 1e-4)
 
     def error(self, features):
         return float("nan") if self.family == "residual" else super().error(features)

@@ -1,6 +1,7 @@
 """What all contestants on PyTorch share: how an operation is called and how a training step is taken."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -19,8 +20,6 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
 class TorchContestant:
     """A model with operations; subclasses say how their library spells them."""
 
-    fused = False  # Adam as the library's own examples use it
-
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = self.evaluation = model
         self.parameters = sum(p.numel() for p in model.parameters())
@@ -30,7 +29,7 @@ class TorchContestant:
         if name in ("train", "variational"):
             # A copy, so that a thousand timed steps do not change what the other operations see.
             model = self.training(self.clone(self.model).train())
-            optimizer = torch.optim.Adam(model.parameters(), 1e-4, **({"fused": True} if self.fused else {}))
+            optimizer, move = self.optimizer(list(model.parameters()))
 
             def step():
                 if name == "train":
@@ -40,7 +39,7 @@ class TorchContestant:
                     loss = (log_q + 0.5 * draws.square().flatten(1).sum(-1)).mean()
                 optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
+                move()
 
             return step
         call = {
@@ -62,6 +61,11 @@ class TorchContestant:
     def training(self, model: torch.nn.Module) -> torch.nn.Module:
         """The copy that is trained, made ready."""
         return model
+
+    def optimizer(self, params: list[torch.nn.Parameter]) -> tuple[torch.optim.Optimizer, Callable[[], object]]:
+        """Adam, and what takes its step: as the libraries' own examples have it."""
+        adam = torch.optim.Adam(params, 1e-4)
+        return adam, adam.step
 
     def fine(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model as its own reference; solvers are set to far more accuracy."""
