@@ -13,6 +13,7 @@ from bijectory.ops.eager import is_direct
 from bijectory.ops.native import REALS, has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
+from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.fused import Run, fuse
 from bijectory.transforms.regions import Plan, Region, Way
 
@@ -145,7 +146,7 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 
 
 def use_native(module: nn.Module) -> bool:
-    """Let every chain in a module run in native kernels what they know, in place: see ``Flow.compiled``.
+    """Let every chain and continuous flow in a module run in native kernels what they know, in place: ``Flow.compiled``.
 
     The kernels are compiled here, once for a machine, in a few seconds; on a GPU by Triton.
 
@@ -163,14 +164,16 @@ def use_native(module: nn.Module) -> bool:
         >>> use_native(planar(2))
         False
     """
-    chains = _native_chains(module)
-    if chains:
+    chains, solutions = _native_chains(module), _native_solutions(module)
+    if chains or solutions:
         dtype = next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32)
         found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
         prepare(_device(module), dtype, {spline.grid for spline in found if isinstance(spline, RationalQuadratic)})
     for chain in chains:
         chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
-    return bool(chains)
+    for solution in solutions:
+        solution._native = True
+    return bool(chains or solutions)
 
 
 def has_native(module: nn.Module) -> bool:
@@ -182,7 +185,7 @@ def has_native(module: nn.Module) -> bool:
         (True, True, False)
     """
     return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
-        _native_chains(module)
+        _native_chains(module) or _native_solutions(module)
     )
 
 
@@ -194,6 +197,12 @@ def _native_chains(module: nn.Module) -> list[Chain]:
         for c in chains
         if any(_is_spline(m) for m in c.modules()) or (whole and any(isinstance(s, Run) for s in fuse(list(c))))
     ]
+
+
+def _native_solutions(module: nn.Module) -> list[Continuous]:
+    """Continuous flows that the kernels solve, on the CPU."""
+    found = [] if on_gpu(_device(module)) else module.modules()
+    return [m for m in found if isinstance(m, Continuous) and m._has_kernel]
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -247,3 +256,5 @@ def plain_layers(module: nn.Module) -> None:
     """
     for chain in [m for m in module.modules() if isinstance(m, Chain)]:
         chain._plans = chain._kernels = chain._steps = None
+    for solution in [m for m in module.modules() if isinstance(m, Continuous)]:
+        solution._native = False
