@@ -579,5 +579,12 @@ NATIVE = [
     Case("iaf-native", lambda c: _native(bj.iaf(FEATURES, c, layers=2, hidden=(16,)))),
     Case("nsf-native", lambda c: _native(bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4))),
     Case("nsf_ar-native", lambda c: _native(bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4))),
+    Case(
+        "cnf-native",
+        lambda c: _native(bj.cnf(2, c, hidden=(8, 8), **ACCURATE)),
+        features=2,
+        weights=0.1,
+        slow=UNROLLED,
+    ),
 ]
 RECIPES += NATIVE if compiler() else []

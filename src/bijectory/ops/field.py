@@ -1,8 +1,8 @@
 """The solve of a perceptron field on a fixed grid in one native call; see ``kernels/field.h``.
 
 Its tensors come in a flat list: weight of the first product and what times add to it, ``(steps * stages, width)``, its bias
-included; weight and bias of every other product; what a context adds to the first for every row, ``(width, batch)``, or None;
-and what the divergence reads: the core of two hidden layers, the diagonal of one (see ``ops.perceptron``), None without it.
+included; weight and bias of every other product; what a context adds to the first for every row, ``(width, batch)``, or
+None; and what the divergence reads: the core of two hidden layers, the diagonal of one (see ``ops.perceptron``), else None.
 """
 
 import ctypes
@@ -63,8 +63,9 @@ class _Program:
         tableau, h = TABLEAUS[solve.method], (solve.end - solve.start) / solve.steps
         n = len(tableau.b)
         rows = [[h * w for w in row] + [0.0] * (n - len(row)) for row in ((), *tableau.a)]
-        self._owned = (ctypes.c_double * (n * n))(*itertools.chain(*rows)), (ctypes.c_double * n)(
-            *(h * w for w in tableau.b)
+        self._owned = (
+            (ctypes.c_double * (n * n))(*itertools.chain(*rows)),
+            (ctypes.c_double * n)(*(h * w for w in tableau.b)),
         )
         self.field = _Field(
             ACTIVATIONS[solve.activation], len(solve.hidden), solve.features, n, solve.steps, int(solve.joint)
@@ -76,7 +77,7 @@ class _Program:
         products = sum(a * b for a, b in itertools.pairwise(widths))
         if solve.joint and len(solve.hidden) == 2:
             products += solve.hidden[0] * solve.hidden[1]
-        self.least = -(-WORTH // (2 * BLOCK * products * n * solve.steps))  # blocks that are worth another thread
+        self.least = max(1, WORTH // (2 * BLOCK * products * n * solve.steps))  # blocks that are worth another thread
         self.term = 2 * len(solve.hidden) + 2
         self._space: dict[tuple[torch.dtype, bool], int] = {}
 
@@ -97,7 +98,7 @@ def stage_times(method: str, steps: int, start: float, end: float, dtype: torch.
     """Times of all stages of all steps, ``(steps * stages,)``; not to be written to."""
     h = (end - start) / steps
     times = [start + k * h + c * h for k in range(steps) for c in TABLEAUS[method].c]
-    with torch.inference_mode(False):
+    with torch.inference_mode(mode=False):
         return torch.tensor(times, dtype=torch.float64).to(dtype)
 
 

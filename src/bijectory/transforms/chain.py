@@ -15,6 +15,7 @@ from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
 from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.fused import Run, fuse
+from bijectory.transforms.fused_field import solved
 from bijectory.transforms.regions import Plan, Region, Way
 
 
@@ -172,7 +173,7 @@ def use_native(module: nn.Module) -> bool:
     for chain in chains:
         chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
     for solution in solutions:
-        solution._native = True
+        solution._kernels = solved
     return bool(chains or solutions)
 
 
@@ -257,4 +258,4 @@ def plain_layers(module: nn.Module) -> None:
     for chain in [m for m in module.modules() if isinstance(m, Chain)]:
         chain._plans = chain._kernels = chain._steps = None
     for solution in [m for m in module.modules() if isinstance(m, Continuous)]:
-        solution._native = False
+        solution._kernels = None

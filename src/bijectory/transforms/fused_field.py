@@ -1,7 +1,7 @@
 """Continuous flows in native kernels: which can run there, and their derivatives.
 
 The solve of a ``TimeMLP`` on a fixed grid is one call, with the exact divergence for one and two hidden layers; see
-``ops.field``. Gradients are those of ``gradient="solver"``, to rounding. Second derivatives are taken through the plain solve.
+``ops.field``. Gradients are those of ``gradient="solver"``, to rounding. Second derivatives go through the plain solve.
 """
 
 import functools
@@ -32,7 +32,9 @@ def fits(field: TimeMLP, x: Tensor, c: Tensor | None) -> bool:
     if x.dtype not in REALS or x.device.type != "cpu" or not is_direct(x) or torch.is_autocast_enabled("cpu"):
         return False
     weight = field.time_weight
-    return weight.dtype == x.dtype and weight.device == x.device and (c is None or (c.dtype == x.dtype and is_direct(c)))
+    return (
+        weight.dtype == x.dtype and weight.device == x.device and (c is None or (c.dtype == x.dtype and is_direct(c)))
+    )
 
 
 def solved(
