@@ -1,7 +1,8 @@
 """Compilation in a fit: never, from the first step, or once the work ahead is worth what it costs.
 
-On the CPU couplings, autoregressive layers and splines run in native kernels (see ``Flow.compiled``), compiled in seconds.
-``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for deep flows.
+On the CPU couplings, autoregressive layers, splines and continuous flows run in native kernels (see ``Flow.compiled``),
+compiled in seconds. ``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for
+deep flows.
 On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
 see ``gradients.py``.
 """
@@ -14,6 +15,7 @@ from typing import Literal
 from torch import nn
 
 from bijectory.objectives.batch import Objective
+from bijectory.objectives.matching import FlowMatching
 from bijectory.training.evaluate import compiled
 from bijectory.training.gradients import graphable
 from bijectory.transforms.chain import has_native, plain_layers, use_native
@@ -55,7 +57,7 @@ class Compilation:
 
     def worthwhile(self) -> bool:
         """Whether there are kernels for the model, or its steps can be captured."""
-        return self.graphs or has_native(self.model)
+        return self.graphs or has_native(self.model, solves=not isinstance(self.objective, FlowMatching))
 
     @property
     def captures(self) -> bool:

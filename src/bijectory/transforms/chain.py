@@ -177,17 +177,21 @@ def use_native(module: nn.Module) -> bool:
     return bool(chains or solutions)
 
 
-def has_native(module: nn.Module) -> bool:
-    """Whether ``use_native`` would find something to do.
+def has_native(module: nn.Module, *, solves: bool = True) -> bool:
+    """Whether ``use_native`` would find something to do in log-densities.
+
+    Args:
+        module: A flow, or whatever holds chains.
+        solves: Whether continuous flows count; not for an objective that reads their fields alone.
 
     Example:
         >>> from bijectory import nsf, planar, real_nvp
         >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(planar(2))
         (True, True, False)
     """
-    return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
-        _native_chains(module) or _native_solutions(module)
-    )
+    if not all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()):
+        return False
+    return bool(_native_chains(module)) or (solves and any(m.exact for m in _native_solutions(module, joint=True)))
 
 
 def _native_chains(module: nn.Module) -> list[Chain]:
@@ -200,10 +204,10 @@ def _native_chains(module: nn.Module) -> list[Chain]:
     ]
 
 
-def _native_solutions(module: nn.Module) -> list[Continuous]:
-    """Continuous flows that the kernels solve, on the CPU."""
+def _native_solutions(module: nn.Module, *, joint: bool = False) -> list[Continuous]:
+    """Continuous flows that the kernels solve on the CPU; with ``joint``, their exact traces too."""
     found = [] if on_gpu(_device(module)) else module.modules()
-    return [m for m in found if isinstance(m, Continuous) and m._has_kernel]
+    return [m for m in found if isinstance(m, Continuous) and m._has_kernel(joint=joint)]
 
 
 def _device(module: nn.Module) -> torch.device:
