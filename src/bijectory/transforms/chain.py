@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
 from bijectory.transforms.fused import Run, fuse
 from bijectory.transforms.regions import Plan, Region, Way
+
+T = TypeVar("T")
 
 
 class Chain(Transform):
@@ -51,62 +54,63 @@ class Chain(Transform):
         self.context = max((t.context for t in transforms), default=0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
-            return plan(x, c)
-        if self._kernels is not None and is_direct(x):
-            with self._kernels():
-                return self._forward(x, c)
-        return self._forward(x, c)
+        plan = self._plan("forward", x)
+        return self._in_kernels(self._forward, x, c) if plan is None else plan(x, c)
 
     def _forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.event_dim
-        for t in self._steps or self:
+        for t in self._parts:
             x, ladj = t.forward(x, c)
             events += t.latent_event_dim - t.event_dim
             total = _add(total, ladj, x.dim() - events)
         return x, x.new_zeros(x.shape[: x.dim() - events]) if total is None else total
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
-            return plan(z, c)
-        if self._kernels is not None and is_direct(z):
-            with self._kernels():
-                return self._inverse(z, c)
-        return self._inverse(z, c)
+        plan = self._plan("inverse", z)
+        return self._in_kernels(self._inverse, z, c) if plan is None else plan(z, c)
 
     def _inverse(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.latent_event_dim
-        for t in reversed(self._steps or list(self)):
+        for t in reversed(self._parts):
             z, ladj = t.inverse(z, c)
             events += t.event_dim - t.latent_event_dim
             total = _add(total, ladj, z.dim() - events)
         return z, z.new_zeros(z.shape[: z.dim() - events]) if total is None else total
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
-            return plan.without_ladj(x, c)
-        if self._kernels is not None and is_direct(x):
-            with self._kernels():
-                return self._encode(x, c)
-        return self._encode(x, c)
+        plan = self._plan("forward", x)
+        return self._in_kernels(self._encode, x, c) if plan is None else plan.without_ladj(x, c)
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        for t in self._steps or self:
+        for t in self._parts:
             x = t.encode(x, c)
         return x
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
-            return plan.without_ladj(z, c)
-        if self._kernels is not None and is_direct(z):
-            with self._kernels():
-                return self._decode(z, c)
-        return self._decode(z, c)
+        plan = self._plan("inverse", z)
+        return self._in_kernels(self._decode, z, c) if plan is None else plan.without_ladj(z, c)
 
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        for t in reversed(self._steps or list(self)):
+        for t in reversed(self._parts):
             z = t.decode(z, c)
         return z
+
+    @property
+    def _parts(self) -> Sequence[Transform | Run]:
+        """What runs one after the other."""
+        return self._steps or list(self)
+
+    def _plan(self, way: Way, x: Tensor) -> Plan | None:
+        """How compiled regions take ``x``, if there are any for it."""
+        plan = self._plans.get(way) if self._plans else None
+        return plan if plan and plan.applies(x) else None
+
+    def _in_kernels(self, function: Callable[[Tensor, Tensor | None], T], x: Tensor, c: Tensor | None) -> T:
+        """Call with kernels switched on, where they are wanted and can be."""
+        if self._kernels is None or not is_direct(x):
+            return function(x, c)
+        with self._kernels():
+            return function(x, c)
 
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         for t in self:
