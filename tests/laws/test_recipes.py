@@ -8,8 +8,14 @@ from bijectory.testing import COSTLY_DENSITY_LAWS, COSTLY_TRANSFORM_LAWS, DENSIT
 from laws.cases import RECIPES
 from laws.matrix import matrix
 
+# Every run captures each transform, unless that is left to the slow tests; and in test_densities every base, and a flow.
+FLOWS = [
+    case if "captures" in case.slow else dataclasses.replace(case, slow=(*case.slow, "density_captures"))
+    for case in RECIPES
+]
 
-@pytest.mark.parametrize(("case", "context", "dtype", "law"), matrix(RECIPES, DENSITY_LAWS, COSTLY_DENSITY_LAWS))
+
+@pytest.mark.parametrize(("case", "context", "dtype", "law"), matrix(FLOWS, DENSITY_LAWS, COSTLY_DENSITY_LAWS))
 def test_law_of_density(case, context, dtype, law):
     law(case.subject(context, dtype))
 
