@@ -197,7 +197,6 @@ def case(request):
     return flow, torch.randn(6, 4, dtype=F64), torch.randn(6, 3, dtype=F64)
 
 
-@pytest.mark.slow  # the laws capture and export these in every run
 def test_compile_whole_graph(case):
     flow, x, c = case
     for f in (flow.to_latent, flow.to_data):
@@ -224,7 +223,7 @@ def test_double_backward(case):
         assert torch.autograd.gradgradcheck(lambda v, f=f: f(v, c[:2]), (x[:2].requires_grad_(),), fast_mode=True)
 
 
-@pytest.mark.slow  # the laws do
+@pytest.mark.slow  # the laws export these in every run
 def test_export(case):
     flow, x, c = case
 
