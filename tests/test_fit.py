@@ -247,6 +247,24 @@ def test_huge_gradients_do_not_poison_the_moments():
     assert all(watch.seen)
 
 
+def test_long_gradients_are_shortened_before_the_step():
+    """All of them by one factor, to a joint norm of ``clip_norm``; what is shorter is left as it is."""
+    moments = lambda run: [run.optimizer.state[p]["exp_avg"].clone() for p in run.model.parameters()]
+    first_step = {}
+    for longest in (None, 0.5, 1e6):
+        watch = Watch(lambda run: ([p.grad.clone() for p in run.model.parameters()], moments(run)))
+        config = quiet(epochs=2, batch_size=60, clip_norm=longest, validation_fraction=0)
+        fit(flow(), 20 * rows(60), config=config, callbacks=[watch])
+        first_step[longest] = watch.seen[0]
+    whole = first_step[None][0]
+    norm = torch.cat([g.flatten() for g in whole]).norm()
+    assert norm > 5
+    for longest, factor in ((None, 1.0), (0.5, 0.5 / norm), (1e6, 1.0)):
+        for g, moment, full in zip(*first_step[longest], whole, strict=True):
+            assert torch.allclose(g, factor * full, rtol=1e-5)
+            assert torch.allclose(moment, 0.1 * g, rtol=1e-5), "the optimiser saw another gradient"
+
+
 def test_ten_bad_steps_restore_the_best_and_three_restores_end_the_fit():
     model = Gaussian()
     model.bad = range(20, 10**9)

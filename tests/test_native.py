@@ -10,12 +10,13 @@ import torch
 import bijectory as bj
 from bijectory.ops import native as native_module
 from bijectory.ops.native import is_native, library, native
-from bijectory.ops.spline import SplineGrid, rational_quadratic, rational_quadratic_inverse
+from bijectory.ops.spline import rational_quadratic
 from bijectory.training import compilation as compilation_module
 from bijectory.training.compilation import Compilation
 from bijectory.transforms import fused
 from bijectory.transforms.chain import has_native, use_native
 from bijectory.transforms.regions import RegionWarning
+from spline_support import BOTH, case, check_extremes, check_float64, float32_errors, results, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 needs_compiler = pytest.mark.skipif(native_module.compiler() is None, reason="there is no C++ compiler")
@@ -39,65 +40,23 @@ def _forget():
         cached.cache_clear()
 
 
-def case(tails, bins, dtype, *, rows=70, features=3, spread=1.0):
-    g = torch.Generator().manual_seed(bins)
-    grid = SplineGrid(bins, 2.0, tails)
-    x = torch.randn(features, rows, generator=g, dtype=torch.float64) * 1.5
-    x[0, : min(6, rows)] = torch.tensor([2.0, -2.0, 1e6, -1e6, 0.0, -0.0])[:rows]
-    phi = torch.randn(grid.n_params, features, rows, generator=g, dtype=torch.float64) * spread
-    return x.t().to(dtype), phi.transpose(1, 2).to(dtype), grid
-
-
-def results(f, x, phi, grid):
-    x, phi = x.detach().clone().requires_grad_(), phi.detach().clone().requires_grad_()
-    y, ladj = f(x, phi, grid)
-    w = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
-    ((y * w).sum() + (ladj * w.flip(0)).sum()).backward()
-    return [t.detach() for t in (y, ladj, x.grad, phi.grad)]
-
-
 @needs_compiler
-@pytest.mark.parametrize("f", [rational_quadratic, rational_quadratic_inverse])
+@pytest.mark.parametrize("f", BOTH)
 @pytest.mark.parametrize("tails", ["identity", "linear", "circular"])
 @pytest.mark.parametrize("bins", [2, 3, 8])
 def test_equal_to_the_plain_operations(f, tails, bins):
     """In float64 to rounding; in float32 as close to float64 as the plain operations, within a factor."""
     x, phi, grid = case(tails, bins, torch.float64)
-    truth = results(f, x, phi, grid)
     with native():
         assert is_native(x, phi, grid)
-        for ours, plain in zip(results(f, x, phi, grid), truth, strict=True):
-            torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10 + 1e-13 * float(plain.abs().max()))
-    x, phi, grid = case(tails, bins, torch.float32)
-    keep = x.abs() < 100
-    plain = results(f, x, phi, grid)
-    with native():
-        ours = results(f, x, phi, grid)
-    for a, b, exact in zip(ours, plain, truth, strict=True):
-        errors = [((v.double() - exact).abs() / (1 + exact.abs()))[..., keep].max() for v in (a, b)]
-        assert errors[0] < 4 * errors[1] + 1e-6, errors
+    truth = check_float64(f, x, phi, grid)
+    for ours, plain in float32_errors(f, *case(tails, bins, torch.float32), truth):
+        assert ours.max() < 4 * plain.max() + 1e-6
 
 
 @needs_compiler
 def test_extremes():
-    grid = SplineGrid(8, 2.0)
-    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.3, 1.9999999, -2.0])
-    for scale in (0.0, 30.0, 1e4):
-        phi = torch.randn(grid.n_params, 6, generator=torch.Generator().manual_seed(0)) * scale
-        for f in (rational_quadratic, rational_quadratic_inverse):
-            with native():
-                y, ladj = f(x, phi, grid)
-            assert y.isnan().tolist() == [True] + [False] * 5
-            torch.testing.assert_close(y, f(x, phi, grid)[0], rtol=1e-4, atol=1e-5, equal_nan=True)
-            assert ladj[1:].isfinite().all()
-    phi = torch.zeros(grid.n_params, 6)
-    with native():
-        y, ladj = rational_quadratic(x, phi, grid)
-        torch.testing.assert_close(y, x, equal_nan=True)
-        assert ladj[1:].abs().max() < 1e-6
-        bad = phi.clone()
-        bad[2, 3] = float("nan")
-        assert rational_quadratic(x, bad, grid)[0][3].isnan()
+    check_extremes()
 
 
 @needs_compiler
@@ -116,7 +75,7 @@ def test_second_derivatives_are_those_of_the_plain_operations():
     x, phi, grid = case("linear", 3, torch.float64, rows=4)
     x = (x.clamp(-1.9, 1.9) * 0.9).contiguous()
     with native():
-        for f in (rational_quadratic, rational_quadratic_inverse):
+        for f in BOTH:
             inputs = (x[:2].clone().requires_grad_(), phi[:, :2].clone().requires_grad_())
             assert torch.autograd.gradcheck(lambda a, p, f=f: f(a, p, grid), inputs)
             assert torch.autograd.gradgradcheck(lambda a, p, f=f: f(a, p, grid), inputs)
@@ -137,11 +96,6 @@ def test_what_is_not_plain_takes_the_plain_operations():
         tangent = torch.func.jvp(lambda v: f(v, phi), (x,), (torch.ones_like(x),))[1]
     assert not is_native(x, phi, grid)
     torch.testing.assert_close(tangent, rational_quadratic(x, phi, grid)[1].exp(), rtol=1e-3, atol=1e-4)
-
-
-def small(seed=0):
-    torch.manual_seed(seed)
-    return bj.nsf(3, layers=2, hidden=(8,), bins=4)
 
 
 @pytest.fixture
