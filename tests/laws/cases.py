@@ -139,6 +139,8 @@ def _probability_flow(c: int) -> bj.Continuous:
     return bj.Continuous(field, "dopri8", 1)
 
 
+CAPTURES = ("captures",)  # left to the slow tests where the same search captures in another case
+
 BIJECTIONS = [
     Case("SoftClip", lambda _: bj.SoftClip(-2.0, 3.0, 0.3), (0,), domain=between, start=unclip, saturates=True),
     Case("Shift", lambda _: bj.Shift(), (0,)),
@@ -169,14 +171,14 @@ BIJECTIONS = [
         lambda _: bj.Sigmoidal(2, 2),
         (0,),
         start=lambda x: two_logistics(two_logistics(x)),
-        slow=("captures",),  # as the others of these families do, here and below
+        slow=CAPTURES,
     ),
     Case("Power", lambda _: bj.Power(), (0,), domain=torch.exp, range=torch.exp),
     Case("PowerTails", lambda _: bj.PowerTails(), (0,), start=light, saturates=True),
     Case("SumOfSquares", lambda _: bj.SumOfSquares(2, 3), (0,), start=two_squares),
-    Case("SumOfSquares-one", lambda _: bj.SumOfSquares(1, 2, 3.0), (0,), slow=("captures",)),
+    Case("SumOfSquares-one", lambda _: bj.SumOfSquares(1, 2, 3.0), (0,), slow=CAPTURES),
     Case("Bernstein", lambda _: bj.Bernstein(6), (0,)),
-    Case("Bernstein-box", lambda _: bj.Bernstein(5, 3.0, "box"), (0,), slow=("captures",)),
+    Case("Bernstein-box", lambda _: bj.Bernstein(5, 3.0, "box"), (0,), slow=CAPTURES),
     Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
     Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
     Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
@@ -190,15 +192,10 @@ TRANSFORMS = [
     Case("Elementwise-mixture", lambda c: bj.Elementwise(bj.MixtureCdf(3), 1, c, hidden=(8,)), features=1),
     Case("Coupling-mixture", lambda c: bj.Coupling(bj.MixtureCdf(3), (True, False), c, hidden=(8,)), features=2),
     Case(
-        "Autoregressive-mixture",
-        lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)),
-        features=2,
-        slow=("captures",),  # the search captures in the two above, the wiring with affine maps
+        "Autoregressive-mixture", lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)), features=2, slow=CAPTURES
     ),
     Case("Elementwise-gaussianization", lambda c: bj.Elementwise(bj.Gaussianization(2), 1, c, (8,)), features=1),
-    Case(
-        "MonotoneIntegral", lambda c: _integral(2, c, 16), features=2, slow=("captures",)
-    ),  # ten seconds; one feature does
+    Case("MonotoneIntegral", lambda c: _integral(2, c, 16), features=2, slow=CAPTURES),  # ten seconds; one feature does
     Case(
         "MonotoneIntegral-1d",
         lambda c: _integral(1, c, 33, rule="clenshaw-curtis"),
@@ -285,7 +282,7 @@ TRANSFORMS = [
         (CONTEXT,),
         features=2,
         weights=0.05,
-        slow=("captures",),  # the field captures by itself, and the solver with another
+        slow=CAPTURES,  # the field captures by itself, and the solver with another
     ),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
@@ -425,11 +422,7 @@ def _cnf_image(c: int) -> bj.Flow:
 # A search for a root, or the solution of an equation, is a long graph to capture: every run does it for the layers, and for
 # the densities of the recipes; their draws are left to the slow tests.
 UNROLLED = ("captures", "to_data_exports")
-GRAPHS = (
-    *UNROLLED,
-    "density_captures",
-    "density_exports",
-)  # all of them, left to the slow tests where another case is alike
+GRAPHS = (*UNROLLED, "density_captures", "density_exports")  # left to the slow tests where another case is alike
 # Solutions of image fields take their time, and the fields have laws of their own: of the solutions, these in every run.
 _QUICK = {"shapes", "joint_draw", "density_rows_are_independent", "round_trip", "ladj_opposite", "jacobian"}
 _ALL = (*TRANSFORM_LAWS, *COSTLY_TRANSFORM_LAWS, *DENSITY_LAWS, *COSTLY_DENSITY_LAWS)

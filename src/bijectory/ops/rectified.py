@@ -55,7 +55,7 @@ def _layers(x: Tensor, *tensors: Tensor) -> list[Tensor]:
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """Channels last, but for one image: torch convolves that with a kernel for channels first. `len` would fix the number."""
+    """Channels last, but for one image: torch has a kernel for channels first there. `len` would fix the number."""
     return x if x.dim() == 4 and x.shape[0] == 1 else channels_last(x)
 
 
