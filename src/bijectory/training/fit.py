@@ -159,8 +159,8 @@ class Loop:
         run = self.run
         reason = self.why_stop()
         while reason is None:
-            for rows in self.remaining_rows():
-                self.step(self.train.take(rows))
+            for batch in self.remaining_batches():
+                self.step(batch)
                 reason = self.after_step()
                 if reason is not None:
                     break
@@ -169,12 +169,12 @@ class Loop:
                 reason = reason or ended
         return reason
 
-    def remaining_rows(self) -> Iterator[Tensor]:
-        """Row numbers of the batches left in this epoch; the permutation follows from the generator's saved state."""
+    def remaining_batches(self) -> Iterator[Batch]:
+        """The batches left in this epoch; the permutation follows from the generator's saved state."""
         run = self.run
         run.order.set_state(run.order_state)
         order = torch.randperm(len(self.train), generator=run.order).to(self.train.x.device)
-        return iter(order.split(self.batch_size)[run.cursor :])
+        return self.train.batches(order, self.batch_size, run.cursor)
 
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, or a skipped one."""
