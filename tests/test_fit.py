@@ -142,6 +142,19 @@ def test_one_validation_row_and_two_rows():
     assert math.isfinite(result.best_val)
 
 
+def test_rows_pass_through_a_flow_only_if_a_layer_looks_at_them(monkeypatch):
+    seen = []
+    real = bj.Flow.initialize
+    monkeypatch.setattr(bj.Flow, "initialize", lambda self, x, c=None: (seen.append(len(x)), real(self, x, c))[1])
+    plain = lambda: bj.real_nvp(2, layers=2, hidden=(8,))
+    fit(plain(), rows(), config=quiet(epochs=1))
+    assert seen == []
+    norm = bj.ActNorm(2)
+    fit(bj.Flow(bj.Chain(*plain().transform, bj.Chain(norm)), bj.StandardNormal(2)), rows() * 9, config=quiet(epochs=1))
+    assert seen == [54]
+    assert norm.initialised
+
+
 def test_initialize_is_called_once_with_training_rows():
     class Start(Gaussian):
         def initialize(self, x, c=None):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from bijectory.densities import Flow
 from bijectory.errors import ConfigError, check
 from bijectory.nets.redrawn import redrawn, redrawn_parts
 from bijectory.objectives import Batch, nll
@@ -27,6 +28,7 @@ from bijectory.training.session import Session
 from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
 from bijectory.training.update import Update, shorten
+from bijectory.transforms import Chain, Transform
 
 INIT_ROWS = 16384  # rows for the data-dependent initialisation: bounds its memory, statistics are within 1 %
 INIT_VALUES = 1 << 20  # the same for events as large as images, whose pixels add to the statistics
@@ -356,7 +358,7 @@ def new_run(model: nn.Module, params: list[nn.Parameter], config: FitConfig) -> 
 def initialize(model: nn.Module, train: Rows) -> None:
     """Data-dependent initialisation, for models that have one."""
     method = getattr(model, "initialize", None)
-    if method is None:
+    if method is None or (type(model) is Flow and not any(map(_looks_at_data, model.modules()))):
         return
     rows = train.all()
     few = train.within(INIT_ROWS, INIT_VALUES)
@@ -364,3 +366,8 @@ def initialize(model: nn.Module, train: Rows) -> None:
         rows = train.take(torch.randperm(len(train))[:few].sort().values.to(train.x.device))
     with torch.no_grad():
         method(rows.x, rows.c)
+
+
+def _looks_at_data(module: nn.Module) -> bool:
+    """Whether a layer takes something from the rows; a chain, which leads them through all layers, does not by itself."""
+    return isinstance(module, Transform) and type(module).initialize not in (Transform.initialize, Chain.initialize)
