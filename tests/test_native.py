@@ -1,6 +1,7 @@
 """Native kernels: equal to the plain operations in every tail, direction and dtype; used where they can be, only there."""
 
 import copy
+import math
 import pickle
 import shutil
 
@@ -12,7 +13,7 @@ from bijectory.ops import native as native_module
 from bijectory.ops.native import is_native, library, native
 from bijectory.ops.spline import rational_quadratic
 from bijectory.training import compilation as compilation_module
-from bijectory.training.compilation import Compilation
+from bijectory.training.compilation import Compilation, step_seconds
 from bijectory.transforms import fused
 from bijectory.transforms.chain import has_native, use_native
 from bijectory.transforms.regions import RegionWarning
@@ -248,57 +249,139 @@ def test_an_error_in_the_backward_pass_gives_plain_steps(monkeypatch):
     assert result.best_val == expected.best_val
 
 
-def feed(compilation, seconds, steps, ahead):
-    for _ in range(steps):
-        compilation.after_step(seconds, ahead)
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine that has compiled nothing yet; with ``ready()`` it has."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("BIJECTORY_CACHE_DIR", str(folder))
+
+    def ready():
+        folder.mkdir(exist_ok=True)
+        (folder / "kernels-0.so").touch()
+
+    return ready
 
 
-def watch(model=None):
+def decide(steps=1e9, *, model=None, mode="auto", budget=math.inf, earlier=None):
+    """What is decided, without compiling anything."""
     model = small() if model is None else model
-    return model, Compilation("auto", model, bj.nll, progress=True)
+    compilation = Compilation(mode, model, bj.nll)
+    active = compilation.begin(steps, 256, budget, earlier=earlier)
+    assert active == compilation.active
+    compilation.stop()
+    return active, compilation.why
 
 
-@needs_compiler
-def test_auto_compiles_long_runs_and_keeps_what_is_faster(capsys):
-    steps, settle = compilation_module.STEPS, compilation_module.SETTLE
-    enough = 1.01 * compilation_module.WORTH * compilation_module.SECONDS
-    for left in (enough, -enough / 0.01):  # seconds, or steps
-        model, compilation = watch()
-        feed(compilation, 0.01, steps - 1, left)
-        assert not compilation.active
-        feed(compilation, 0.01, 1, left)
-        assert compilation.active
-        assert model.transform._kernels
-        feed(compilation, 0.005, settle + steps, left)
-        assert (compilation.active, compilation.phase) == (True, "done")
-        compilation.stop()
-        assert not model.transform._kernels
-    assert "compiled: 5.00 ms a step instead of 10.00, kept" in capsys.readouterr().err
-    model, compilation = watch()
-    feed(compilation, 0.01, 2 * steps + settle, enough)  # no faster
-    assert not compilation.active
-    assert not model.transform._kernels
-    assert "taken back" in capsys.readouterr().err
-    for model, left in ((small(), 0.9 * enough), (bj.planar(2), 1e6)):
-        _, compilation = watch(model)
-        feed(compilation, 0.01, steps, left)
-        feed(compilation, 0.01, 100, 1e6)  # decided once
-        assert not compilation.active
+@pytest.fixture
+def _uncompiled(monkeypatch):
+    monkeypatch.setattr(compilation_module, "use_native", has_native)
 
 
-def test_auto_without_a_compiler_warns_once(monkeypatch):
+@pytest.mark.usefixtures("_uncompiled")
+def test_auto_counts_the_work_ahead(machine):
+    step = step_seconds(small(), 256)
+    for cost, ready in ((compilation_module.SECONDS, None), (compilation_module.LOADING, machine)):
+        if ready is not None:
+            ready()
+        enough = compilation_module.WORTH * cost
+        assert decide(1.01 * enough / step)[0]
+        assert not decide(0.99 * enough / step)[0]
+        # Whichever of steps and clock ends the run first.
+        assert decide(math.inf, budget=1.01 * enough)[0]
+        assert not decide(budget=0.99 * enough)[0]
+        assert not decide(0.99 * enough / step, budget=1e9)[0]
+    assert "s of plain steps ahead, worth it from 0.2 s" in decide()[1]
+
+
+@pytest.mark.usefixtures("_uncompiled", "machine")
+def test_modes():
+    assert decide(1, mode="always")[0]
+    assert not decide(mode="never")[0]
+    assert not decide(mode="never", earlier=True)[0]
+    assert decide(1, mode="always", earlier=False)[0]
+    assert decide(1, earlier=True) == (True, "as the run began")
+    assert decide(earlier=False) == (False, "as the run began")
+    assert decide(model=bj.planar(2)) == (False, "there are no kernels for this model")
+    assert decide(model=small().double()) == (False, "kernels are slow in float64")
+
+
+def test_auto_without_a_compiler_warns_once(monkeypatch, machine):
     def missing(model):
         raise OSError("there is no C++ compiler")
 
+    machine()
     monkeypatch.setattr(compilation_module, "use_native", missing)
-    model, compilation = watch()
+    expected = bj.fit(small(), rows(), config=config(epochs=20))
+    monkeypatch.setattr(compilation_module, "LOADING", 0.0)
     with pytest.warns(RegionWarning, match="no C\\+\\+ compiler") as seen:
-        feed(compilation, 0.01, 200, 1e6)
+        result = bj.fit(small(), rows(), config=config(epochs=20, compile="auto"))
     assert len(seen) == 1
-    assert not model.transform._kernels
-
-
-def test_auto_on_a_short_fit_changes_nothing():
-    expected = bj.fit(small(), rows(), config=config(epochs=10))
-    result = bj.fit(small(), rows(), config=config(epochs=10, compile="auto"))
     assert result.best_val == expected.best_val
+    assert result.compilation == "plain steps: compile failed: there is no C++ compiler"
+
+
+def test_auto_on_a_short_fit_changes_nothing(calls, machine, capsys):
+    expected = bj.fit(small(), rows(), config=config(epochs=10))
+    result = bj.fit(small(), rows(), config=config(epochs=10, compile="auto").replace(progress=True))
+    assert not calls
+    assert result.best_val == expected.best_val
+    assert result.compilation.startswith("plain steps: about ")
+    assert result.compilation in capsys.readouterr().err
+
+
+class StopAt4(bj.Callback):
+    def on_step(self, run):
+        return run.step == 4
+
+
+@needs_compiler
+@pytest.mark.parametrize("native_first", [False, True])
+def test_a_continued_run_goes_on_as_it_began(tmp_path, monkeypatch, calls, native_first):
+    """Bit for bit, though what would be decided now is the other way: the cache has been filled since, or emptied."""
+    monkeypatch.setattr(compilation_module, "SECONDS", 1e9)
+    monkeypatch.setattr(compilation_module, "LOADING", 0.0)
+    ready = [native_first]
+    monkeypatch.setattr(compilation_module, "is_ready", lambda model: ready[0])
+    whole = bj.fit(small(), rows(), config=config(epochs=4, compile="auto"))
+    assert bool(calls) == native_first
+    for again in ("auto", "never", "always"):
+        out = tmp_path / again
+        ready[0] = native_first
+        bj.fit(small(), rows(), config=config(epochs=4, compile="auto", out=out), callbacks=[StopAt4()])
+        ready[0] = not native_first
+        calls.clear()
+        parts = bj.fit(small(), rows(), config=config(epochs=4, compile=again, out=out, resume=True))
+        kept = native_first if again == "auto" else again == "always"
+        assert bool(calls) == kept
+        assert (parts.steps, parts.best_val) == (whole.steps, pytest.approx(whole.best_val, abs=1e-4))
+        if kept == native_first:
+            assert parts.best_val == whole.best_val
+            assert all(
+                torch.equal(a, b) for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True)
+            )
+
+
+def test_a_run_that_had_to_go_plain_stays_plain(tmp_path, monkeypatch, machine):
+    monkeypatch.setattr(compilation_module, "SECONDS", 0.0)
+    monkeypatch.setattr(compilation_module, "use_native", lambda model: True)
+    failed = []
+
+    class Fails(bj.Callback):
+        def on_step(self, run):
+            if run.step == 2 and not failed:
+                failed.append(1)
+                handles.append(run.model.register_forward_hook(self.fail))
+            return run.step == 4
+
+        def fail(self, *_):
+            handles.pop().remove()
+            raise RuntimeError("bad kernel")
+
+    handles = []
+    settings = {"epochs": 4, "compile": "auto", "out": tmp_path / "run"}
+    with pytest.warns(RegionWarning, match="going on without: bad kernel"):
+        stopped = bj.fit(small(), rows(), config=config(**settings), callbacks=[Fails()])
+    assert stopped.compilation == "plain steps: compile failed: bad kernel"
+    assert (
+        bj.fit(small(), rows(), config=config(**settings, resume=True)).compilation == "plain steps: as the run began"
+    )
