@@ -5,26 +5,24 @@ On the CPU couplings, autoregressive layers and splines run in native kernels (s
 On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
 see ``gradients.py``.
 
-Kernels differ from plain layers in rounding. So ``"auto"`` decides before the first step, by counting and not by the clock,
-and the run remembers: a continued run goes on as it began, whatever has been compiled since.
+Kernels differ from plain layers in rounding. So ``"auto"`` decides before the first step, by counting: neither the clock nor
+what this machine has compiled before has a say, and the same fit gives the same numbers. The run remembers: a continued run
+goes on as it began.
 """
 
 import warnings
 from typing import Literal
 
-import torch
 from torch import nn
 
 from bijectory.bijections import RationalQuadratic
 from bijectory.objectives.batch import Objective
-from bijectory.ops import native
 from bijectory.training.evaluate import compiled
 from bijectory.training.gradients import graphable
 from bijectory.transforms.chain import has_native, plain_layers, use_native
 from bijectory.transforms.regions import RegionWarning
 
 SECONDS = 5.0  # to compile the kernels, on a slow or busy machine
-LOADING = 0.05  # to load them, where they have been compiled before
 WORTH = 4  # the plain steps ahead must take so many times longer: kernels save a third to two thirds of a step
 RATE = 5e10  # operations of plain layers in a second, of a core; and what a step takes whatever the number of rows:
 PER_TENSOR, PER_SPLINE = 8e-5, 1e-3  # seconds for every trained tensor, and for every layer of splines
@@ -73,10 +71,7 @@ class Compilation:
 
     def pays(self, ahead: float) -> bool:
         """Whether kernels are worth their compilation for so many seconds of plain steps."""
-        if is_slow(self.model):
-            self.why = "kernels are slow in float64"
-            return False
-        least = WORTH * (LOADING if is_ready(self.model) else SECONDS)
+        least = WORTH * SECONDS
         self.why = f"about {ahead:.3g} s of plain steps ahead, worth it from {least:.3g} s"
         return ahead >= least
 
@@ -128,15 +123,3 @@ def step_seconds(model: nn.Module, rows: int) -> float:
     splines = sum(isinstance(getattr(m, "bijection", None), RationalQuadratic) for m in model.modules())
     # Three products for every weight and row, each a multiplication and an addition.
     return 6 * rows * sum(p.numel() for p in params) / RATE + PER_TENSOR * len(params) + PER_SPLINE * splines
-
-
-def is_slow(model: nn.Module) -> bool:
-    """Whether kernels lose: in float64 on the CPU a step takes two to five times longer in them."""
-    return any(p.dtype == torch.float64 and p.device.type == "cpu" for p in model.parameters())
-
-
-def is_ready(model: nn.Module) -> bool:
-    """Whether this machine has compiled the kernels before, as far as its cache tells; of those of a GPU it does not."""
-    if any(p.device.type != "cpu" for p in model.parameters()):
-        return False
-    return any(native._cache().glob("kernels-*.so"))
