@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 import bijectory as bj
 from bijectory.ops import ridge
+from bijectory.ops.ridge import planar_ridges
 from bijectory.ops.ridge_scan import ridge_scan
 from bijectory.testing import randomize
 from bijectory.transforms.amortized import raw_parameters
@@ -13,7 +14,8 @@ from bijectory.transforms.amortized import raw_parameters
 
 def one_by_one(x, layer):
     """The maps as they are written down, differentiable by autograd alone."""
-    u, w, b, one_plus, *_ = layer._ridges(raw_parameters(layer.phi, None, None, 1))
+    ridges = planar_ridges if isinstance(layer, bj.Planar) else layer._ridges
+    u, w, b, one_plus, *_ = ridges(raw_parameters(layer.phi, None, None, 1))
     total = x.new_zeros(len(x))
     for k in range(len(u)):
         t = torch.tanh(x @ w[k].T + b[k])

@@ -43,6 +43,24 @@ def gate(p: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(y), torch.exp(y)
 
 
+def planar_ridges(phi: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""The ridges of planar maps, one a layer, as the functions below take them: see ``Planar``.
+
+    Args:
+        phi: Raw parameters ``(u, w, b)`` of every map, ``(L, 2 d + 1, *batch_p)``.
+
+    Returns:
+        The constrained ``u``, ``w``, ``b`` and :math:`1 + w^\top \hat u`.
+    """
+    features = phi.shape[1] // 2
+    u, w, b = phi.split((features, features, 1), 1)
+    a = (w * u).sum(1, keepdim=True)
+    kappa, one_plus = gate(a)
+    norm = w.square().sum(1, keepdim=True) + torch.finfo(w.dtype).tiny
+    u_hat = u + (kappa - 1) * a / norm * w
+    return u_hat.unsqueeze(2), w.unsqueeze(1), b, one_plus
+
+
 def ridge_root(r: Tensor, one_plus: Tensor) -> Tensor:
     r"""Solve :math:`s + m\tanh(s) = r`, differentiably; ``one_plus`` is :math:`1 + m > 0`.
 
