@@ -222,14 +222,13 @@ def run_back(
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
         if (term := tensors[i]) is not None:
             gradients[i] = torch.empty_like(term)
-    weights = [i for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.is_floating_point()]
-    sizes = [tensors[i].numel() for i in weights]  # type: ignore[union-attr]
-    offsets = list(itertools.accumulate(sizes, initial=0))
+    weights = [(i, t) for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.dtype == dtype]
+    offsets = list(itertools.accumulate([t.numel() for _, t in weights], initial=0))
 
     def part(first: int, last: int) -> Tensor:
         flat, space = torch.zeros(offsets[-1], dtype=dtype), torch.empty(size, dtype=dtype)
         own, start = _pointers(gradients), flat.data_ptr()
-        for i, offset in zip(weights, offsets, strict=False):
+        for (i, _), offset in zip(weights, offsets, strict=False):
             own[i] = start + offset * dtype.itemsize
         call(
             program.layers, len(program.specs), pointers, kept.points.data_ptr(), _pointer(kept.sums), g_y.data_ptr(),
@@ -241,7 +240,7 @@ def run_back(
     for other in others:
         flat += other
     # One call for the views: from Python each would cost as much as a small product.
-    for i, piece in zip(weights, _unflatten_dense_tensors(flat, [tensors[i] for i in weights]), strict=True):
+    for (i, _), piece in zip(weights, _unflatten_dense_tensors(flat, [t for _, t in weights]), strict=True):
         gradients[i] = piece
     return g_x.mT, gradients
 
