@@ -578,6 +578,8 @@ NATIVE = [
     Case("maf-native", lambda c: _native(bj.maf(FEATURES, c, layers=2, hidden=(16,)))),
     Case("iaf-native", lambda c: _native(bj.iaf(FEATURES, c, layers=2, hidden=(16,)))),
     Case("nsf-native", lambda c: _native(bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4))),
+    Case("planar-native", lambda c: _native(bj.planar(FEATURES, c, layers=3)), (0,)),
+    Case("planar-noise-native", lambda c: _native(bj.planar(2, c, layers=2, acts_on="noise")), (0,), features=2),
     Case("nsf_ar-native", lambda c: _native(bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4))),
 ]
 RECIPES += NATIVE if compiler() else []
