@@ -127,7 +127,9 @@ template <bool STEEP, typename T> void roots(T *r, T *rests, T *total, T one_plu
     }
     T rest, v = tanh_and_rest(s, rest);
     for (int k = 0; k < 8; ++k) {
-      s += (size - s - m * v) / (one_plus * rest + v * v);
+      const T newton = (size - s - m * v) / (one_plus * rest + v * v);
+      s += STEEP || newton < 0 ? newton : T(0);  // on a flat spot rounding could throw it back over the root, and far
+      if (!STEEP) s = s < size ? size : s;
       v = tanh_and_rest(s, rest);
     }
     const bool reached = abs_(size - s - m * v) <= most * (1 + size + abs_(m));
