@@ -263,7 +263,7 @@ def plain(program: Program, x: Tensor, tensors: Sequence[Tensor | None]) -> tupl
         count = 2 * spec.depth + 1
         own, left = left[:count], left[count:]
         if spec.ridges or spec.scales:
-            x, ladj = _ridges(spec, x, own[0]) if spec.ridges else _scalar(spec, x, own[0])  # type: ignore[arg-type]
+            x, ladj = (_ridges if spec.ridges else _scalar)(spec, x, own[0])  # type: ignore[arg-type]
             total = total + (ladj if spec.ridges else ladj.sum(-1))
             continue
         if spec.net is None:
