@@ -118,7 +118,7 @@ def test_a_whole_flow_is_one_run(acts_on):
     assert fast.transform._steps is None
 
 
-def test_a_stack_without_a_chain():
+def test_a_stack_without_a_chain(tmp_path):
     """The flow's whole transform, and within layers that know no kernels."""
     for transform in (bj.Planar(2, layers=3), bj.Inverse(bj.Planar(2, layers=3))):
         flow = bj.testing.randomize(bj.Flow(transform, bj.StandardNormal(2)), seed=0, scale=0.5).double()
@@ -132,6 +132,8 @@ def test_a_stack_without_a_chain():
             with torch.no_grad():
                 own.phi.zero_()
             assert torch.equal(again.to_latent(x)[0], x), "a copy runs its own weights"
+        bj.save(fast, tmp_path)
+        assert next(m for m in bj.load(tmp_path).modules() if isinstance(m, bj.Planar))._run is None
         plain_layers(fast)
         assert stack._run is None
 
