@@ -112,31 +112,38 @@ template <typename T> void ridges(const Ridges<const T> &r, T *x, T *total, T *t
 template <bool STEEP, typename T> void roots(T *r, T *rests, T *total, T one_plus, int ld) {
   const T m = one_plus - 1, most = sizeof(T) == 4 ? T(64 * 1.1920929e-7) : T(64 * 2.220446049250313e-16), twice = 2 * m;
   const T reach = !STEEP ? T(0) : twice < 1 ? atanh_series<Bits<T>::LOG1P_TERMS>(twice / (2 + twice)) : log_(1 + twice);
+  T s[64];
 #pragma GCC ivdep
   for (int j = 0; j < ld; ++j) {
     const T size = abs_(r[j]), far = size - m, near = size / one_plus;
-    T s;
+    T from;
     if (STEEP) {
       const T above = m - size, knee = T(0.5) * log_(m / ((above > 0 ? above : T(0)) + reach));
-      s = far > near ? far : near;
-      s = knee > s ? knee : s;
+      from = far > near ? far : near;
+      s[j] = knee > from ? knee : from;
     } else {
-      const T cube = size < T(0.238) ? exp_(log_(T(4.2) * size) / 3) : far;
-      s = far < near ? far : near;
-      s = cube < s ? cube : s;
+      const T cube = exp_(log_(T(4.2) * size) / 3);
+      from = far < near ? far : near;
+      s[j] = size < T(0.238) && cube < from ? cube : from;
     }
-    T rest, v = tanh_and_rest(s, rest);
-    for (int k = 0; k < 8; ++k) {
-      const T newton = (size - s - m * v) / (one_plus * rest + v * v);
-      s += STEEP || newton < 0 ? newton : T(0);  // on a flat spot rounding could throw it back over the root, and far
-      if (!STEEP) s = s < size ? size : s;
-      v = tanh_and_rest(s, rest);
+  }
+  for (int k = 0; k < 8; ++k) {
+#pragma GCC ivdep
+    for (int j = 0; j < ld; ++j) {
+      T rest;
+      const T size = abs_(r[j]), v = tanh_and_rest(s[j], rest), newton = (size - s[j] - m * v) / (one_plus * rest + v * v);
+      T to = s[j] + (STEEP || newton < 0 ? newton : T(0));  // on a flat spot rounding could throw it back over the root, and far
+      s[j] = !STEEP && to < size ? size : to;
     }
-    const bool reached = abs_(size - s - m * v) <= most * (1 + size + abs_(m));
-    v = reached ? v : T(__builtin_nan(""));
-    r[j] = r[j] < 0 ? -v : v;
+  }
+#pragma GCC ivdep
+  for (int j = 0; j < ld; ++j) {
+    T rest;
+    const T size = abs_(r[j]), v = tanh_and_rest(s[j], rest), gap = abs_(size - s[j] - m * v);
+    const T found = gap <= most * (1 + size + abs_(m)) ? v : T(__builtin_nan(""));
+    r[j] = r[j] < 0 ? -found : found;
     rests[j] = rest;
-    total[j] -= log_(one_plus * rest + v * v);
+    total[j] -= log_(one_plus * rest + found * found);
   }
 }
 
