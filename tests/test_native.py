@@ -146,10 +146,10 @@ def test_splines_with_other_conditioners(calls):
 
 
 def test_nothing_to_compile_is_said():
-    with pytest.warns(RegionWarning, match="nothing that the kernels know in Chain, Elementwise, Planar"):
-        assert not bj.planar(2).compiled().transform._kernels
-    assert not use_native(bj.planar(2))
-    assert not has_native(bj.planar(2))
+    with pytest.warns(RegionWarning, match="nothing that the kernels know in Chain, Elementwise, Radial"):
+        assert not bj.radial(2).compiled().transform._kernels
+    assert not use_native(bj.radial(2))
+    assert not has_native(bj.radial(2))
 
 
 @pytest.mark.usefixtures("_forget")
@@ -223,7 +223,7 @@ def test_models_without_splines_are_compiled_as_a_whole(monkeypatch):
         return f
 
     monkeypatch.setattr(torch, "compile", count)
-    bj.fit(bj.planar(3, layers=2), rows(), config=config(compile="always", epochs=1))
+    bj.fit(bj.radial(3, layers=2), rows(), config=config(compile="always", epochs=1))
     assert calls == [bj.nll]
 
 
@@ -241,10 +241,10 @@ def test_an_error_in_the_backward_pass_gives_plain_steps(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda f, **_: lambda *args: Fails.apply(f(*args)))
     torch.manual_seed(0)
-    expected = bj.fit(bj.planar(3, layers=1), rows(), config=config())
+    expected = bj.fit(bj.radial(3, layers=1), rows(), config=config())
     torch.manual_seed(0)
     with pytest.warns(RegionWarning, match="going on without: no backward$") as seen:
-        result = bj.fit(bj.planar(3, layers=1), rows(), config=config(compile="always"))
+        result = bj.fit(bj.radial(3, layers=1), rows(), config=config(compile="always"))
     assert len(seen) == 1
     assert result.best_val == expected.best_val
 
@@ -284,7 +284,7 @@ def test_modes():
     assert decide(1, mode="always", earlier=False)[0]
     assert decide(1, earlier=True) == (True, "as the run began")
     assert decide(earlier=False) == (False, "as the run began")
-    assert decide(model=bj.planar(2)) == (False, "there are no kernels for this model")
+    assert decide(model=bj.radial(2)) == (False, "there are no kernels for this model")
     assert decide(model=small().double())[0]
 
 

@@ -20,10 +20,12 @@ from bijectory.testing import (
     TRANSFORM_LAWS,
     randomize,
 )
-from bijectory.transforms.chain import use_native
 from laws.case import (
+    CAPTURES,
     CONTEXT,
     FEATURES,
+    GRAPHS,
+    UNROLLED,
     Case,
     angles,
     between,
@@ -36,6 +38,7 @@ from laws.case import (
     two_squares,
     unit,
 )
+from laws.native import NATIVE
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
@@ -138,8 +141,6 @@ def _probability_flow(c: int) -> bj.Continuous:
     field = bj.nets.ProbabilityFlow(bj.nets.TimeMLP(2, c, (8,), frequencies=0), bj.nets.Cosine(), "v")
     return bj.Continuous(field, "dopri8", 1)
 
-
-CAPTURES = ("captures",)  # left to the slow tests where the same search captures in another case
 
 BIJECTIONS = [
     Case("SoftClip", lambda _: bj.SoftClip(-2.0, 3.0, 0.3), (0,), domain=between, start=unclip, saturates=True),
@@ -419,10 +420,6 @@ def _cnf_image(c: int) -> bj.Flow:
     return bj.cnf_image((1, 1, 2), c, levels=4, **unet, trace="exact", method="rk4", steps=1)
 
 
-# A search for a root, or the solution of an equation, is a long graph to capture: every run does it for the layers, and for
-# the densities of the recipes; their draws are left to the slow tests.
-UNROLLED = ("captures", "to_data_exports")
-GRAPHS = (*UNROLLED, "density_captures", "density_exports")  # left to the slow tests where another case is alike
 # Solutions of image fields take their time, and the fields have laws of their own: of the solutions, these in every run.
 _QUICK = {"shapes", "joint_draw", "density_rows_are_independent", "round_trip", "ladj_opposite", "jacobian"}
 _ALL = (*TRANSFORM_LAWS, *COSTLY_TRANSFORM_LAWS, *DENSITY_LAWS, *COSTLY_DENSITY_LAWS)
@@ -595,22 +592,5 @@ RECIPES = [
     ),
     Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1, slow=GRAPHS),
     Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1, slow=GRAPHS),
-]
-
-
-def _native(flow: bj.Flow) -> bj.Flow:
-    use_native(flow)
-    return flow
-
-
-# The same flows in native kernels, where there is a compiler: nothing else may change. Every run asks for values, gradients,
-# shapes and draws; for graphs, which hold no kernel, and the mass, which follows from values, of one flow of splines alone.
-_AS_PLAIN = (*GRAPHS, "integrates_to_one", "draws_follow_the_density")
-NATIVE = [
-    Case("real_nvp-native", lambda c: _native(bj.real_nvp(FEATURES, c, layers=4, hidden=(16,))), slow=_AS_PLAIN),
-    Case("maf-native", lambda c: _native(bj.maf(FEATURES, c, layers=2, hidden=(16,))), slow=_AS_PLAIN),
-    Case("iaf-native", lambda c: _native(bj.iaf(FEATURES, c, layers=2, hidden=(16,))), slow=_AS_PLAIN),
-    Case("nsf-native", lambda c: _native(bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4))),
-    Case("nsf_ar-native", lambda c: _native(bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4)), slow=_AS_PLAIN),
 ]
 RECIPES += NATIVE if compiler() else []

@@ -93,7 +93,8 @@ class Contestant(TorchContestant):
     def optimizer(self, params):
         """As ``fit`` moves weights."""
         adam = torch.optim.AdamW(params, 1e-4, weight_decay=0.0, fused=True)
-        return adam, functools.partial(Update(adam, params).step, 1e-4)
+        update = Update(adam, params)
+        return update.forget, functools.partial(update.step, 1e-4)
 
     def error(self, features):
         return float("nan") if self.family == "residual" else super().error(features)

@@ -1,6 +1,7 @@
 """Compilation in a fit: never, always, or where the work ahead is worth what it costs.
 
-On the CPU couplings, autoregressive layers and splines run in native kernels (see ``Flow.compiled``), compiled in seconds.
+On the CPU couplings, autoregressive layers, planar maps and splines run in native kernels (see ``Flow.compiled``), compiled
+in seconds.
 ``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for deep flows.
 On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
 see ``gradients.py``.

@@ -14,7 +14,8 @@ from bijectory.ops.eager import is_direct
 from bijectory.ops.native import REALS, has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
-from bijectory.transforms.fused import Run, fuse
+from bijectory.transforms.fused import Run, can_fuse, fuse
+from bijectory.transforms.planar import Planar
 from bijectory.transforms.regions import Plan, Region, Way
 
 T = TypeVar("T")
@@ -149,7 +150,7 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 
 
 def use_native(module: nn.Module) -> bool:
-    """Let every chain in a module run in native kernels what they know, in place: see ``Flow.compiled``.
+    """Let every chain, and planar maps by themselves, run in native kernels what they know, in place: see ``Flow.compiled``.
 
     The kernels are compiled here, once for a machine, in a few seconds; on a GPU by Triton.
 
@@ -163,30 +164,32 @@ def use_native(module: nn.Module) -> bool:
         OSError: If there is no C++ compiler (on a GPU: no Triton), or it fails.
 
     Example:
-        >>> from bijectory import planar
-        >>> use_native(planar(2))
+        >>> from bijectory import radial
+        >>> use_native(radial(2))
         False
     """
-    chains = _native_chains(module)
-    if chains:
+    chains, stacks = _native_chains(module), _native_stacks(module)
+    if chains or stacks:
         dtype = next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32)
         found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
         prepare(_device(module), dtype, {spline.grid for spline in found if isinstance(spline, RationalQuadratic)})
     for chain in chains:
         chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
-    return bool(chains)
+    for stack in stacks:
+        stack._run = Run([stack])
+    return bool(chains or stacks)
 
 
 def has_native(module: nn.Module) -> bool:
     """Whether ``use_native`` would find something to do.
 
     Example:
-        >>> from bijectory import nsf, planar, real_nvp
-        >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(planar(2))
+        >>> from bijectory import nsf, radial, real_nvp
+        >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(radial(2))
         (True, True, False)
     """
     return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
-        _native_chains(module)
+        _native_chains(module) or _native_stacks(module)
     )
 
 
@@ -198,6 +201,11 @@ def _native_chains(module: nn.Module) -> list[Chain]:
         for c in chains
         if any(_is_spline(m) for m in c.modules()) or (whole and any(isinstance(s, Run) for s in fuse(list(c))))
     ]
+
+
+def _native_stacks(module: nn.Module) -> list[Planar]:
+    """Stacks of planar maps, on the CPU: those outside of chains run by themselves."""
+    return [m for m in module.modules() if isinstance(m, Planar) and can_fuse(m) and not on_gpu(_device(module))]
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -251,3 +259,5 @@ def plain_layers(module: nn.Module) -> None:
     """
     for chain in [m for m in module.modules() if isinstance(m, Chain)]:
         chain._plans = chain._kernels = chain._steps = None
+    for stack in [m for m in module.modules() if isinstance(m, Planar)]:
+        stack._run = None
