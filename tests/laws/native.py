@@ -27,4 +27,11 @@ NATIVE = [
         features=2,
         slow=_AS_PLAIN,
     ),
+    Case(
+        "cnf-native",
+        lambda c: _native(bj.cnf(2, c, hidden=(8, 8), method="dopri8", steps=1, frequencies=0)),
+        features=2,
+        weights=0.1,
+        slow=_AS_PLAIN,
+    ),
 ]

@@ -14,7 +14,9 @@ from bijectory.ops.eager import is_direct
 from bijectory.ops.native import REALS, has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
+from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.fused import Run, can_fuse, fuse
+from bijectory.transforms.fused_field import solved
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.regions import Plan, Region, Way
 
@@ -150,7 +152,7 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 
 
 def use_native(module: nn.Module) -> bool:
-    """Let every chain, and planar maps by themselves, run in native kernels what they know, in place: see ``Flow.compiled``.
+    """Let chains, planar maps and continuous flows run in native kernels what they know, in place: see ``Flow.compiled``.
 
     The kernels are compiled here, once for a machine, in a few seconds; on a GPU by Triton.
 
@@ -168,8 +170,9 @@ def use_native(module: nn.Module) -> bool:
         >>> use_native(radial(2))
         False
     """
-    chains, stacks = _native_chains(module), _native_stacks(module)
-    if chains or stacks:
+    chains, stacks, solutions = _native_chains(module), _native_stacks(module), _native_solutions(module)
+    found_any = bool(chains or stacks or solutions)
+    if found_any:
         dtype = next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32)
         found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
         prepare(_device(module), dtype, {spline.grid for spline in found if isinstance(spline, RationalQuadratic)})
@@ -177,7 +180,9 @@ def use_native(module: nn.Module) -> bool:
         chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
     for stack in stacks:
         stack._run = Run([stack])
-    return bool(chains or stacks)
+    for solution in solutions:
+        solution._kernels = solved
+    return found_any
 
 
 def has_native(module: nn.Module) -> bool:
@@ -189,7 +194,7 @@ def has_native(module: nn.Module) -> bool:
         (True, True, False)
     """
     return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
-        _native_chains(module) or _native_stacks(module)
+        _native_chains(module) or _native_stacks(module) or _native_solutions(module)
     )
 
 
@@ -206,6 +211,11 @@ def _native_chains(module: nn.Module) -> list[Chain]:
 def _native_stacks(module: nn.Module) -> list[Planar]:
     """Stacks of planar maps, on the CPU: those outside of chains run by themselves."""
     return [m for m in module.modules() if isinstance(m, Planar) and can_fuse(m) and not on_gpu(_device(module))]
+
+
+def _native_solutions(module: nn.Module) -> list[Continuous]:
+    """Continuous flows that the kernels solve, on the CPU."""
+    return [m for m in module.modules() if isinstance(m, Continuous) and m._has_kernel and not on_gpu(_device(module))]
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -257,7 +267,10 @@ def plain_layers(module: nn.Module) -> None:
         >>> from bijectory import real_nvp
         >>> plain_layers(real_nvp(4))
     """
-    for chain in [m for m in module.modules() if isinstance(m, Chain)]:
-        chain._plans = chain._kernels = chain._steps = None
-    for stack in [m for m in module.modules() if isinstance(m, Planar)]:
-        stack._run = None
+    for layer in module.modules():
+        if isinstance(layer, Chain):
+            layer._plans = layer._kernels = layer._steps = None
+        elif isinstance(layer, Planar):
+            layer._run = None
+        elif isinstance(layer, Continuous):
+            layer._kernels = None

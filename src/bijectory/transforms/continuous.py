@@ -17,6 +17,7 @@ from bijectory.ops.estimates import mean_and_error
 from bijectory.ops.ode import Slope, Solution, State, adaptive, find_tableau, fixed
 from bijectory.ops.reversible import reversible
 from bijectory.ops.shape import expand_to_context, sum_event
+from bijectory.transforms.fused_field import can_solve, fits
 from bijectory.transforms.stochastic import Stochastic
 
 _TRACES = ("exact", "hutchinson", "hutch++")
@@ -110,6 +111,7 @@ class Continuous(Stochastic, Redrawn):
     ladj_cost = "1 to d passes"
     drawn = ("_probes",)
     _probes: Tensor | None
+    _kernels: Callable[..., State] | None = None  # `solved` to solve in kernels; see `use_native`
 
     def __init__(
         self,
@@ -281,8 +283,10 @@ class Continuous(Stochastic, Redrawn):
     def _move(self, x: Tensor, c: Tensor | None, start: float, end: float) -> Tensor:
         """The end point alone, without the trace."""
         c = c if self.context else None
-        ready = self.field.prepare(c, divergence=False, functional=self.gradient != "solver")
         x = expand_to_context(x, c, self.event_dim)
+        if self._kernels and (found := self._solve_native(x, c, start, end, joint=False)):
+            return found[0]
+        ready = self.field.prepare(c, divergence=False, functional=self.gradient != "solver")
         ready, clock = self._clocked(ready)
         return self._integrate(functools.partial(_velocity, ready), (x,), ready.tensors, start, end, clock)[0][0]
 
@@ -296,7 +300,21 @@ class Continuous(Stochastic, Redrawn):
         self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None, *, costs: bool = False
     ) -> State:
         """End point, gathered trace (``(*batch,)``, or ``(*batch, k)`` for ``k`` estimates), and costs ``(*batch,)``."""
+        if self._kernels and self.exact and not costs and (found := self._solve_native(x, c, start, end, joint=True)):
+            return found
         return self._joint(x, c, start, end, e, costs=costs)[0]
+
+    @property
+    def _has_kernel(self) -> bool:
+        """Whether the kernels know its solution, or that of the point alone."""
+        return self.steps is not None and self.gradient == "solver" and can_solve(self.field, joint=False)
+
+    def _solve_native(self, x: Tensor, c: Tensor | None, start: float, end: float, *, joint: bool) -> State | None:
+        """The end point, and the gathered trace if asked for, in one call of the kernels; None where they cannot."""
+        field: Any = self.field
+        if self._kernels is None or not self._has_kernel or not can_solve(field, joint=joint) or not fits(field, x, c):
+            return None
+        return self._kernels(field, x, c, self.method, self.steps or 0, start, end, joint=joint)
 
     def _joint(
         self, x: Tensor, c: Tensor | None, start: float, end: float, e: Tensor | None, *, costs: bool = False

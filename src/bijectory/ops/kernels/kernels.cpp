@@ -1,4 +1,5 @@
 // What Python calls, compiled for one type of numbers: -DREAL=float or -DREAL=double.
+#include "field.h"
 #include "layers.h"
 #include "spline.h"
 
@@ -30,5 +31,14 @@ void layers_back(const Layer *l, int layers, const T *const *tensors, const T *p
                  i64 by_feature, i64 by_row, const T *gladj, i64 gladj_by_row, T *gx, T *const *gradients, i64 batch, T *space,
                  i64 block0, i64 block1) {
   run_back<T>(l, layers, tensors, points, sums, gy, by_feature, by_row, gladj, gladj_by_row, gx, gradients, batch, space, block0, block1);
+}
+i64 field_space(const Field *f, int back) { return Room<T>(*f, nullptr, back).size; }
+void field_solve(const Field *f, const T *const *tensors, const T *x, i64 by_feature, i64 by_row, T *y, T *ladj, i64 batch,
+                 T *points, T *space, i64 block0, i64 block1) {
+  SMOOTH(solve, *f, tensors, x, by_feature, by_row, y, ladj, batch, points, space, block0, block1)
+}
+void field_back(const Field *f, const T *const *tensors, const T *points, const T *gy, i64 by_feature, i64 by_row, const T *gladj,
+                i64 gladj_by_row, T *gx, T *const *gradients, i64 batch, T *space, i64 block0, i64 block1) {
+  SMOOTH(solve_back, *f, tensors, points, gy, by_feature, by_row, gladj, gladj_by_row, gx, gradients, batch, space, block0, block1)
 }
 }
