@@ -23,8 +23,9 @@ Tensors = list[Tensor | None]
 
 def can_solve(field: Field, *, joint: bool) -> bool:
     """Whether the kernels know a field, or with ``joint`` its divergence too."""
-    known = type(field) is TimeMLP and field.activation in SMOOTH
-    return known and 0 < len(field.hidden) < (3 if joint else DEEPEST)  # type: ignore[attr-defined]
+    if not isinstance(field, TimeMLP) or type(field) is not TimeMLP:  # a subclass may be another field
+        return False
+    return field.activation in SMOOTH and 0 < len(field.hidden) < (3 if joint else DEEPEST)
 
 
 def fits(field: TimeMLP, x: Tensor, c: Tensor | None) -> bool:
@@ -78,11 +79,11 @@ class _Solved(torch.autograd.Function):
     def forward(ctx: Any, solve: Solve, ready: Prepared, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         y, ladj, points = run(solve, x, tensors, keep=True)
         ctx.solve, ctx.clocked = solve, ready.clocked
-        ctx.save_for_backward(x, points, *tensors)  # type: ignore[arg-type]
+        ctx.save_for_backward(x, points, *tensors)
         return (y,) if ladj is None else (y, ladj)
 
     @staticmethod
-    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
         x, points, *tensors = ctx.saved_tensors
         if is_first_order(*g):
             g_x, gradients = run_back(ctx.solve, points, tensors, g[0], g[1] if len(g) > 1 else None)
@@ -100,6 +101,7 @@ class _Solved(torch.autograd.Function):
 
 def plain(solve: Solve, clocked: tuple[Callable[..., Any], ...], x: Tensor, tensors: Tensors) -> State:
     """What ``ops.field.run`` computes, by the operations of the field; ``clocked`` as in ``Prepared``."""
+    drift: Any
     first, drift, *layers, term, once = tensors
     velocity, joint = clocked
     bias = x.new_zeros(()).expand(solve.hidden[0]) if term is None else term.mT

@@ -29,12 +29,21 @@ struct Layer {
 
 // ---- activations -------------------------------------------------------------------------------------------------------
 
+// From exp(-2 |u|) - 1, without the one, so that nothing cancels near zero.
 template <typename T> inline T tanh_(T u) {
-  const T e = exp_(-2 * abs_(u)), far = (1 - e) / (1 + e);
-  if (sizeof(T) == 8) return u < 0 ? -far : far;
-  const T q = u * u;  // near zero the quotient loses digits
-  const T near = u * (1 + q * (T(-1. / 3) + q * (T(2. / 15) + q * (T(-17. / 315) + q * (T(62. / 2835) - q * T(1382. / 155925))))));
-  return q < T(0.0625) ? near : (u < 0 ? -far : far);
+  typedef Bits<T> B;
+  T v = -2 * abs_(u);
+  v = v < B::LOW ? B::LOW : v;
+  const T round = T(1.5) * T(typename B::U(1) << B::MANT);
+  const T n = (v * T(1.44269504088896340736) + round) - round;
+  const T r = (v - n * B::LN2_HI) - n * B::LN2_LO;
+  constexpr Factorials<T> f;
+  T p = f.one_over[B::EXP_TERMS];
+#pragma GCC unroll 32
+  for (int k = B::EXP_TERMS - 1; k > 0; --k) p = p * r + f.one_over[k];
+  const T power = from_bits<T>((typename B::U)((typename B::I)n + B::BIAS) << B::MANT);
+  const T t = power * (p * r) + (power - 1), size = t / (t + 2);
+  return u < 0 ? size : 0 - size;
 }
 
 template <int A, typename T> inline T active(T z) {
