@@ -38,8 +38,8 @@ from bijectory.apps import (
     harmonic_evidence,
     importance_evidence,
 )
-from bijectory.apps.evidence.learned import learn_density
-from bijectory.apps.evidence.problem import Problem, halves
+from bijectory.apps.model_evidence.learned import learn_density
+from bijectory.apps.model_evidence.problem import Problem, halves
 from bijectory.densities import Funnel
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "evidence.md"

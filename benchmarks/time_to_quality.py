@@ -12,6 +12,8 @@ the held-out rows after the same numbers of steps. The clocks (wall and CPU of t
 or compiled, and stand still while held-out rows are scored. Bijectory runs ``fit`` with ``compile="always"``; its kernels
 come from the user's cache if they are there (an empty folder in ``BIJECTORY_CACHE_DIR`` has them compiled on the clock).
 
+zuko's target is soon passed; ``--target`` sets another, such as what flowjax reaches in its budget (``--target 9``).
+
 Each writes ``quality-NAME.json`` with its curve; ``table`` writes ``quality.json`` and ``quality.md``.
 """
 
@@ -228,6 +230,7 @@ def main() -> None:
     parser.add_argument("what", choices=[*CONTESTANTS, "table"])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0, help="at most, of training")
+    parser.add_argument("--target", type=float, help="nats to stop at, instead of zuko's")
     parser.add_argument("--every", type=int, default=200, help="steps between two looks at the held-out rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", default="nsf", help="of bijectory")
@@ -236,7 +239,8 @@ def main() -> None:
     if o.what == "table":
         table(o.work)
         return
-    clock = Clock(o, None if o.what == "zuko" else target_of(o.work))
+    target = target_of(o.work) if o.target is None and o.what != "zuko" else o.target
+    clock = Clock(o, target)
     load = os.getloadavg()[0]
     result = CONTESTANTS[o.what](o, clock)
     result |= {"curve": clock.curve, "budget": o.seconds, "load": max(load, os.getloadavg()[0]), "seed": o.seed}

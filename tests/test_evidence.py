@@ -29,10 +29,10 @@ from bijectory.apps import (
     variational_config,
     write_evidence,
 )
-from bijectory.apps.evidence.bridge import _chain_variance, _fixed_point
-from bijectory.apps.evidence.harmonic import _blocks
-from bijectory.apps.evidence.learned import learn_density
-from bijectory.apps.evidence.problem import Problem, halves, read_draws
+from bijectory.apps.model_evidence.bridge import _chain_variance, _fixed_point
+from bijectory.apps.model_evidence.harmonic import _blocks
+from bijectory.apps.model_evidence.learned import learn_density
+from bijectory.apps.model_evidence.problem import Problem, halves, read_draws
 from bijectory.apps.variational import Parameters
 from bijectory.apps.variational.proposal import draw, log_mixture
 from bijectory.errors import ConfigError, ConvergenceError, DataError, DomainError, NonFiniteError, ShapeError
@@ -47,7 +47,7 @@ LOG_Z = 2.0 + math.log(2 * math.pi)  # det ROOT = 1
 @pytest.fixture
 def little_learning(monkeypatch):
     """Densities learned in few steps."""
-    monkeypatch.setattr(importlib.import_module("bijectory.apps.evidence.learned"), "STEPS", 80)
+    monkeypatch.setattr(importlib.import_module("bijectory.apps.model_evidence.learned"), "STEPS", 80)
 
 
 def generator(seed=0):

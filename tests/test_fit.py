@@ -142,6 +142,19 @@ def test_one_validation_row_and_two_rows():
     assert math.isfinite(result.best_val)
 
 
+def test_rows_pass_through_a_flow_only_if_a_layer_looks_at_them(monkeypatch):
+    seen = []
+    real = bj.Flow.initialize
+    monkeypatch.setattr(bj.Flow, "initialize", lambda self, x, c=None: (seen.append(len(x)), real(self, x, c))[1])
+    plain = lambda: bj.real_nvp(2, layers=2, hidden=(8,))
+    fit(plain(), rows(), config=quiet(epochs=1))
+    assert seen == []
+    norm = bj.ActNorm(2)
+    fit(bj.Flow(bj.Chain(*plain().transform, bj.Chain(norm)), bj.StandardNormal(2)), rows() * 9, config=quiet(epochs=1))
+    assert seen == [54]
+    assert norm.initialised
+
+
 def test_initialize_is_called_once_with_training_rows():
     class Start(Gaussian):
         def initialize(self, x, c=None):
@@ -245,6 +258,24 @@ def test_huge_gradients_do_not_poison_the_moments():
     result = fit(model, rows(40), config=quiet(epochs=4, batch_size=9, clip_norm=None), callbacks=[watch])
     assert result.skipped == 1
     assert all(watch.seen)
+
+
+def test_long_gradients_are_shortened_before_the_step():
+    """All of them by one factor, to a joint norm of ``clip_norm``; what is shorter is left as it is."""
+    moments = lambda run: [run.optimizer.state[p]["exp_avg"].clone() for p in run.model.parameters()]
+    first_step = {}
+    for longest in (None, 0.5, 1e6):
+        watch = Watch(lambda run: ([p.grad.clone() for p in run.model.parameters()], moments(run)))
+        config = quiet(epochs=2, batch_size=60, clip_norm=longest, validation_fraction=0)
+        fit(flow(), 20 * rows(60), config=config, callbacks=[watch])
+        first_step[longest] = watch.seen[0]
+    whole = first_step[None][0]
+    norm = torch.cat([g.flatten() for g in whole]).norm()
+    assert norm > 5
+    for longest, factor in ((None, 1.0), (0.5, 0.5 / norm), (1e6, 1.0)):
+        for g, moment, full in zip(*first_step[longest], whole, strict=True):
+            assert torch.allclose(g, factor * full, rtol=1e-5)
+            assert torch.allclose(moment, 0.1 * g, rtol=1e-5), "the optimiser saw another gradient"
 
 
 def test_ten_bad_steps_restore_the_best_and_three_restores_end_the_fit():
@@ -415,3 +446,22 @@ def test_split_is_seeded_disjoint_and_complete():
     assert not torch.equal(av.x, cv.x)
     assert len(av) == 10
     assert sorted(torch.cat([a.x, av.x]).flatten().tolist()) == x.flatten().tolist()
+
+
+@pytest.mark.parametrize("gathered", [1, 100, 1 << 18])
+@pytest.mark.parametrize("start", [0, 3, 7, 10])
+def test_batches_are_the_rows_in_order_wherever_they_begin(monkeypatch, gathered, start):
+    monkeypatch.setattr(data_module, "GATHERED", gathered)
+    x = torch.randn(97, 3, generator=torch.Generator().manual_seed(0))
+    for c, weight in ((None, None), (x[:, :1], x[:, 0].abs())):
+        made = data_module.Rows.make(x, c, weight)
+        order = torch.randperm(97, generator=torch.Generator().manual_seed(1))
+        found = list(made.batches(order, 10, start))
+        assert len(found) == 10 - start
+        for batch, rows_ in zip(found, order.split(10)[start:], strict=True):
+            for ours, whole in zip(batch, (x, c, weight), strict=True):
+                assert (ours is None) == (whole is None)
+                assert whole is None or torch.equal(ours, whole[rows_])
+        # Rounding in a product may hang on where a batch lies, so a continued epoch has them where they were.
+        all_of_them = list(made.batches(order, 10, 0))[start:]
+        assert [b.x.data_ptr() % 64 for b in found] == [b.x.data_ptr() % 64 for b in all_of_them]

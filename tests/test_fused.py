@@ -52,6 +52,7 @@ CHAINS = {
     ],
     "inverse": lambda: [bj.Inverse(autoregressive(AFFINE)), bj.Inverse(bj.Inverse(coupling())), bj.Inverse(coupling())],
     "linear": lambda: [bj.LU(5), coupling(), bj.QR(5), bj.QR(5), bj.Householder(5), bj.Inverse(bj.LU(5))],
+    "elementwise": lambda: [bj.Elementwise(AFFINE, 5), coupling(), bj.Inverse(bj.Elementwise(bj.Affine(1.0), 5))],
     "rotations": lambda: [bj.Rotation(5), bj.Permutation(ORDER), coupling(), bj.Inverse(bj.Permutation(ORDER))],
 }
 for name in ACTIVATIONS:
@@ -263,6 +264,7 @@ def test_copies_run_their_own_weights(tmp_path):
 
 
 def test_what_can_be_fused():
+    assert not any(isinstance(s, Run) for s in fuse([bj.LU(5), bj.Elementwise(bj.Affine(), 5)]))
     assert not can_fuse(bj.Coupling(bj.Shift(), HALF))
     assert not can_fuse(bj.Coupling(bj.Affine(None), HALF))
     assert not can_fuse(bj.Coupling(bj.RationalQuadratic(4, precision="float64"), HALF))
@@ -271,12 +273,14 @@ def test_what_can_be_fused():
     assert not can_fuse(coupling(hidden=()))
     assert not can_fuse(coupling(hidden=(4,) * 8))
     assert not can_fuse(bj.LU(5, context=2))
+    assert not can_fuse(bj.Elementwise(bj.Affine(), 5, context=2))
+    assert not can_fuse(bj.Planar(5, context=2))
     assert not can_fuse(autoregressive(hidden=(3,)))  # narrower than the number of sets of parents
     chain = [[False] * 5 for _ in range(5)]
     for i in range(1, 5):
         chain[i][i - 1] = True
     assert not can_fuse(autoregressive(adjacency=chain))  # limits are not enough to say what a row reads
-    steps = fuse([bj.LU(5), bj.Elementwise(bj.Affine(), 5), bj.Permutation([1, 0, 2, 3, 4]), coupling()])
+    steps = fuse([bj.LU(5), bj.Elementwise(bj.Affine(None), 5), bj.Permutation([1, 0, 2, 3, 4]), coupling()])
     assert [type(s) for s in steps] == [bj.LU, bj.Elementwise, Run]
     x = torch.randn(3, 5)
     layers = [bj.LU(5), coupling()]

@@ -340,7 +340,7 @@ def test_matching_reads_the_field_alone():
     """There is nothing for the kernels in it, and ``compile="always"`` compiles it as a whole as ever."""
     flow = bj.cnf(2, hidden=(8, 8))
     for objective, found in ((bj.nll, True), (bj.objectives.FlowMatching(), False)):
-        assert Compilation("never", flow, objective, progress=False).worthwhile() is found
+        assert Compilation("never", flow, objective).worthwhile() is found
 
 
 def test_fit_trains_in_kernels(calls):

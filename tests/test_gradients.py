@@ -251,19 +251,15 @@ def test_a_step_reads_no_value_and_makes_nothing_on_the_cpu(recipe, monkeypatch)
 def test_nothing_is_captured_on_a_cpu():
     cpu = flow().cpu()
     assert not graphable(cpu, nll)
-    assert not Compilation("always", cpu, nll, progress=False).captures
+    assert not Compilation("always", cpu, nll).captures
 
 
 @pytest.mark.usefixtures("tapes")
-def test_auto_captures_long_runs_and_gives_back_what_is_no_faster():
-    compilation = Compilation("auto", flow(), nll, progress=False)
-    for _ in range(25):
-        assert not compilation.captures
-        compilation.after_step(0.01, 1e6)
-    assert compilation.captures
-    for _ in range(29):
-        compilation.after_step(0.01, 1e6)
-    assert not compilation.captures
+def test_auto_captures_long_runs():
+    for budget, earlier, captures in ((1e6, None, True), (1e-6, None, False), (1e-6, True, True), (1e6, False, False)):
+        compilation = Compilation("auto", flow(), nll)
+        compilation.begin(math.inf, 20, budget, earlier=earlier)
+        assert compilation.captures == captures
 
 
 # ---- precision ----------------------------------------------------------------------------------------------------------

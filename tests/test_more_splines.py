@@ -87,7 +87,7 @@ def test_derivatives_against_differences(family, tails):
     x, phi = (v.requires_grad_() for v in draw(spline, 6))
     for f in (spline.forward, spline.inverse):
         assert torch.autograd.gradcheck(f, (x, phi))
-        assert torch.autograd.gradgradcheck(f, (x, phi))
+        assert torch.autograd.gradgradcheck(f, (x, phi), fast_mode=True)  # all entries at once, in one direction
 
 
 @families

@@ -1,6 +1,7 @@
 """Native kernels: equal to the plain operations in every tail, direction and dtype; used where they can be, only there."""
 
 import copy
+import math
 import pickle
 import shutil
 
@@ -10,12 +11,13 @@ import torch
 import bijectory as bj
 from bijectory.ops import native as native_module
 from bijectory.ops.native import is_native, library, native
-from bijectory.ops.spline import SplineGrid, rational_quadratic, rational_quadratic_inverse
+from bijectory.ops.spline import rational_quadratic
 from bijectory.training import compilation as compilation_module
-from bijectory.training.compilation import Compilation
+from bijectory.training.compilation import Compilation, step_seconds
 from bijectory.transforms import fused
 from bijectory.transforms.chain import has_native, use_native
 from bijectory.transforms.regions import RegionWarning
+from spline_support import BOTH, case, check_extremes, check_float64, float32_errors, results, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 needs_compiler = pytest.mark.skipif(native_module.compiler() is None, reason="there is no C++ compiler")
@@ -39,65 +41,23 @@ def _forget():
         cached.cache_clear()
 
 
-def case(tails, bins, dtype, *, rows=70, features=3, spread=1.0):
-    g = torch.Generator().manual_seed(bins)
-    grid = SplineGrid(bins, 2.0, tails)
-    x = torch.randn(features, rows, generator=g, dtype=torch.float64) * 1.5
-    x[0, : min(6, rows)] = torch.tensor([2.0, -2.0, 1e6, -1e6, 0.0, -0.0])[:rows]
-    phi = torch.randn(grid.n_params, features, rows, generator=g, dtype=torch.float64) * spread
-    return x.t().to(dtype), phi.transpose(1, 2).to(dtype), grid
-
-
-def results(f, x, phi, grid):
-    x, phi = x.detach().clone().requires_grad_(), phi.detach().clone().requires_grad_()
-    y, ladj = f(x, phi, grid)
-    w = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
-    ((y * w).sum() + (ladj * w.flip(0)).sum()).backward()
-    return [t.detach() for t in (y, ladj, x.grad, phi.grad)]
-
-
 @needs_compiler
-@pytest.mark.parametrize("f", [rational_quadratic, rational_quadratic_inverse])
+@pytest.mark.parametrize("f", BOTH)
 @pytest.mark.parametrize("tails", ["identity", "linear", "circular"])
 @pytest.mark.parametrize("bins", [2, 3, 8])
 def test_equal_to_the_plain_operations(f, tails, bins):
     """In float64 to rounding; in float32 as close to float64 as the plain operations, within a factor."""
     x, phi, grid = case(tails, bins, torch.float64)
-    truth = results(f, x, phi, grid)
     with native():
         assert is_native(x, phi, grid)
-        for ours, plain in zip(results(f, x, phi, grid), truth, strict=True):
-            torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10 + 1e-13 * float(plain.abs().max()))
-    x, phi, grid = case(tails, bins, torch.float32)
-    keep = x.abs() < 100
-    plain = results(f, x, phi, grid)
-    with native():
-        ours = results(f, x, phi, grid)
-    for a, b, exact in zip(ours, plain, truth, strict=True):
-        errors = [((v.double() - exact).abs() / (1 + exact.abs()))[..., keep].max() for v in (a, b)]
-        assert errors[0] < 4 * errors[1] + 1e-6, errors
+    truth = check_float64(f, x, phi, grid)
+    for ours, plain in float32_errors(f, *case(tails, bins, torch.float32), truth):
+        assert ours.max() < 4 * plain.max() + 1e-6
 
 
 @needs_compiler
 def test_extremes():
-    grid = SplineGrid(8, 2.0)
-    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.3, 1.9999999, -2.0])
-    for scale in (0.0, 30.0, 1e4):
-        phi = torch.randn(grid.n_params, 6, generator=torch.Generator().manual_seed(0)) * scale
-        for f in (rational_quadratic, rational_quadratic_inverse):
-            with native():
-                y, ladj = f(x, phi, grid)
-            assert y.isnan().tolist() == [True] + [False] * 5
-            torch.testing.assert_close(y, f(x, phi, grid)[0], rtol=1e-4, atol=1e-5, equal_nan=True)
-            assert ladj[1:].isfinite().all()
-    phi = torch.zeros(grid.n_params, 6)
-    with native():
-        y, ladj = rational_quadratic(x, phi, grid)
-        torch.testing.assert_close(y, x, equal_nan=True)
-        assert ladj[1:].abs().max() < 1e-6
-        bad = phi.clone()
-        bad[2, 3] = float("nan")
-        assert rational_quadratic(x, bad, grid)[0][3].isnan()
+    check_extremes()
 
 
 @needs_compiler
@@ -116,7 +76,7 @@ def test_second_derivatives_are_those_of_the_plain_operations():
     x, phi, grid = case("linear", 3, torch.float64, rows=4)
     x = (x.clamp(-1.9, 1.9) * 0.9).contiguous()
     with native():
-        for f in (rational_quadratic, rational_quadratic_inverse):
+        for f in BOTH:
             inputs = (x[:2].clone().requires_grad_(), phi[:, :2].clone().requires_grad_())
             assert torch.autograd.gradcheck(lambda a, p, f=f: f(a, p, grid), inputs)
             assert torch.autograd.gradgradcheck(lambda a, p, f=f: f(a, p, grid), inputs)
@@ -137,11 +97,6 @@ def test_what_is_not_plain_takes_the_plain_operations():
         tangent = torch.func.jvp(lambda v: f(v, phi), (x,), (torch.ones_like(x),))[1]
     assert not is_native(x, phi, grid)
     torch.testing.assert_close(tangent, rational_quadratic(x, phi, grid)[1].exp(), rtol=1e-3, atol=1e-4)
-
-
-def small(seed=0):
-    torch.manual_seed(seed)
-    return bj.nsf(3, layers=2, hidden=(8,), bins=4)
 
 
 @pytest.fixture
@@ -191,10 +146,10 @@ def test_splines_with_other_conditioners(calls):
 
 
 def test_nothing_to_compile_is_said():
-    with pytest.warns(RegionWarning, match="nothing that the kernels know in Chain, Elementwise, Planar"):
-        assert not bj.planar(2).compiled().transform._kernels
-    assert not use_native(bj.planar(2))
-    assert not has_native(bj.planar(2))
+    with pytest.warns(RegionWarning, match="nothing that the kernels know in Chain, Elementwise, Radial"):
+        assert not bj.radial(2).compiled().transform._kernels
+    assert not use_native(bj.radial(2))
+    assert not has_native(bj.radial(2))
 
 
 @pytest.mark.usefixtures("_forget")
@@ -268,7 +223,7 @@ def test_models_without_splines_are_compiled_as_a_whole(monkeypatch):
         return f
 
     monkeypatch.setattr(torch, "compile", count)
-    bj.fit(bj.planar(3, layers=2), rows(), config=config(compile="always", epochs=1))
+    bj.fit(bj.radial(3, layers=2), rows(), config=config(compile="always", epochs=1))
     assert calls == [bj.nll]
 
 
@@ -286,50 +241,51 @@ def test_an_error_in_the_backward_pass_gives_plain_steps(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda f, **_: lambda *args: Fails.apply(f(*args)))
     torch.manual_seed(0)
-    expected = bj.fit(bj.planar(3, layers=1), rows(), config=config())
+    expected = bj.fit(bj.radial(3, layers=1), rows(), config=config())
     torch.manual_seed(0)
     with pytest.warns(RegionWarning, match="going on without: no backward$") as seen:
-        result = bj.fit(bj.planar(3, layers=1), rows(), config=config(compile="always"))
+        result = bj.fit(bj.radial(3, layers=1), rows(), config=config(compile="always"))
     assert len(seen) == 1
     assert result.best_val == expected.best_val
 
 
-def feed(compilation, seconds, steps, ahead):
-    for _ in range(steps):
-        compilation.after_step(seconds, ahead)
-
-
-def watch(model=None):
+def decide(steps=1e9, *, model=None, mode="auto", budget=math.inf, earlier=None):
+    """What is decided, without compiling anything."""
     model = small() if model is None else model
-    return model, Compilation("auto", model, bj.nll, progress=True)
+    compilation = Compilation(mode, model, bj.nll)
+    active = compilation.begin(steps, 256, budget, earlier=earlier)
+    assert active == compilation.active
+    compilation.stop()
+    return active, compilation.why
 
 
-@needs_compiler
-def test_auto_compiles_long_runs_and_keeps_what_is_faster(capsys):
-    steps, settle = compilation_module.STEPS, compilation_module.SETTLE
-    enough = 1.01 * compilation_module.WORTH * compilation_module.SECONDS
-    for left in (enough, -enough / 0.01):  # seconds, or steps
-        model, compilation = watch()
-        feed(compilation, 0.01, steps - 1, left)
-        assert not compilation.active
-        feed(compilation, 0.01, 1, left)
-        assert compilation.active
-        assert model.transform._kernels
-        feed(compilation, 0.005, settle + steps, left)
-        assert (compilation.active, compilation.phase) == (True, "done")
-        compilation.stop()
-        assert not model.transform._kernels
-    assert "compiled: 5.00 ms a step instead of 10.00, kept" in capsys.readouterr().err
-    model, compilation = watch()
-    feed(compilation, 0.01, 2 * steps + settle, enough)  # no faster
-    assert not compilation.active
-    assert not model.transform._kernels
-    assert "taken back" in capsys.readouterr().err
-    for model, left in ((small(), 0.9 * enough), (bj.planar(2), 1e6)):
-        _, compilation = watch(model)
-        feed(compilation, 0.01, steps, left)
-        feed(compilation, 0.01, 100, 1e6)  # decided once
-        assert not compilation.active
+@pytest.fixture
+def _uncompiled(monkeypatch):
+    monkeypatch.setattr(compilation_module, "use_native", has_native)
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_auto_counts_the_work_ahead():
+    step, enough = step_seconds(small(), 256), compilation_module.WORTH * compilation_module.SECONDS
+    assert decide(1.01 * enough / step)[0]
+    assert not decide(0.99 * enough / step)[0]
+    # Whichever of steps and clock ends the run first.
+    assert decide(math.inf, budget=1.01 * enough)[0]
+    assert not decide(budget=0.99 * enough)[0]
+    assert not decide(0.99 * enough / step, budget=1e9)[0]
+    assert "s of plain steps ahead, worth it from 20 s" in decide()[1]
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_modes():
+    assert decide(1, mode="always")[0]
+    assert not decide(mode="never")[0]
+    assert not decide(mode="never", earlier=True)[0]
+    assert decide(1, mode="always", earlier=False)[0]
+    assert decide(1, earlier=True) == (True, "as the run began")
+    assert decide(earlier=False) == (False, "as the run began")
+    assert decide(model=bj.radial(2)) == (False, "there are no kernels for this model")
+    assert decide(model=small().double())[0]
 
 
 def test_auto_without_a_compiler_warns_once(monkeypatch):
@@ -337,14 +293,78 @@ def test_auto_without_a_compiler_warns_once(monkeypatch):
         raise OSError("there is no C++ compiler")
 
     monkeypatch.setattr(compilation_module, "use_native", missing)
-    model, compilation = watch()
+    expected = bj.fit(small(), rows(), config=config(epochs=20))
+    monkeypatch.setattr(compilation_module, "SECONDS", 0.0)
     with pytest.warns(RegionWarning, match="no C\\+\\+ compiler") as seen:
-        feed(compilation, 0.01, 200, 1e6)
+        result = bj.fit(small(), rows(), config=config(epochs=20, compile="auto"))
     assert len(seen) == 1
-    assert not model.transform._kernels
-
-
-def test_auto_on_a_short_fit_changes_nothing():
-    expected = bj.fit(small(), rows(), config=config(epochs=10))
-    result = bj.fit(small(), rows(), config=config(epochs=10, compile="auto"))
     assert result.best_val == expected.best_val
+    assert result.compilation == "plain steps: compile failed: there is no C++ compiler"
+
+
+def test_auto_on_a_short_fit_changes_nothing(calls, capsys):
+    expected = bj.fit(small(), rows(), config=config(epochs=10))
+    result = bj.fit(small(), rows(), config=config(epochs=10, compile="auto").replace(progress=True))
+    assert not calls
+    assert result.best_val == expected.best_val
+    assert result.compilation.startswith("plain steps: about ")
+    assert result.compilation in capsys.readouterr().err
+
+
+class StopAt4(bj.Callback):
+    def on_step(self, run):
+        return run.step == 4
+
+
+@needs_compiler
+@pytest.mark.parametrize("native_first", [False, True])
+def test_a_continued_run_goes_on_as_it_began(tmp_path, monkeypatch, calls, native_first):
+    """Bit for bit, though what would be decided now is the other way."""
+
+    def cost(*, pays):
+        monkeypatch.setattr(compilation_module, "SECONDS", 0.0 if pays else 1e9)
+
+    cost(pays=native_first)
+    whole = bj.fit(small(), rows(), config=config(epochs=4, compile="auto"))
+    assert bool(calls) == native_first
+    for again in ("auto", "never", "always"):
+        out = tmp_path / again
+        cost(pays=native_first)
+        bj.fit(small(), rows(), config=config(epochs=4, compile="auto", out=out), callbacks=[StopAt4()])
+        cost(pays=not native_first)
+        calls.clear()
+        parts = bj.fit(small(), rows(), config=config(epochs=4, compile=again, out=out, resume=True))
+        kept = native_first if again == "auto" else again == "always"
+        assert bool(calls) == kept
+        assert (parts.steps, parts.best_val) == (whole.steps, pytest.approx(whole.best_val, abs=1e-4))
+        if kept == native_first:
+            assert parts.best_val == whole.best_val
+            assert all(
+                torch.equal(a, b) for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True)
+            )
+
+
+def test_a_run_that_had_to_go_plain_stays_plain(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation_module, "SECONDS", 0.0)
+    monkeypatch.setattr(compilation_module, "use_native", lambda model: True)
+    failed = []
+
+    class Fails(bj.Callback):
+        def on_step(self, run):
+            if run.step == 2 and not failed:
+                failed.append(1)
+                handles.append(run.model.register_forward_hook(self.fail))
+            return run.step == 4
+
+        def fail(self, *_):
+            handles.pop().remove()
+            raise RuntimeError("bad kernel")
+
+    handles = []
+    settings = {"epochs": 4, "compile": "auto", "out": tmp_path / "run"}
+    with pytest.warns(RegionWarning, match="going on without: bad kernel"):
+        stopped = bj.fit(small(), rows(), config=config(**settings), callbacks=[Fails()])
+    assert stopped.compilation == "plain steps: compile failed: bad kernel"
+    assert (
+        bj.fit(small(), rows(), config=config(**settings, resume=True)).compilation == "plain steps: as the run began"
+    )

@@ -183,7 +183,7 @@ def test_gradients_against_differences(solve):
     w = (0.5 * torch.randn(2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).requires_grad_()
     run = lambda z, w: solve(weighted, (z,), (w,), steps=12, method="dopri8")[0]
     assert torch.autograd.gradcheck(run, (z, w), atol=1e-7)
-    assert torch.autograd.gradgradcheck(run, (z, w), atol=1e-6)
+    assert torch.autograd.gradgradcheck(run, (z, w), atol=1e-6, fast_mode=True)  # all entries at once, in one direction
 
 
 def gathering(t, y, w, c):

@@ -111,7 +111,7 @@ def test_inverse_hits_the_target(family, scale):
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)
 def test_gradients_through_the_inverse(family):
     y, phi = (v.requires_grad_() for v in draw(family, n=4))
-    assert torch.autograd.gradcheck(family.inverse, (y, phi))
+    assert torch.autograd.gradcheck(family.inverse, (y, phi), fast_mode=True)  # all entries at once, in one direction
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)

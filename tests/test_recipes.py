@@ -223,6 +223,7 @@ def test_double_backward(case):
         assert torch.autograd.gradgradcheck(lambda v, f=f: f(v, c[:2]), (x[:2].requires_grad_(),), fast_mode=True)
 
 
+@pytest.mark.slow  # the laws export these in every run
 def test_export(case):
     flow, x, c = case
 

@@ -54,7 +54,12 @@ def test_a_chain_is_cut_into_its_period():
     assert names(bj.ffjord(2, layers=1), "forward") == [("C", False)]
 
 
-@pytest.mark.parametrize("name", ["real_nvp", "nsf", "maf", "nsf_ar"])
+COSTLY = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("nsf", "maf")
+]  # nsf_ar has the splines and the wiring
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "nsf_ar", *COSTLY])
 def test_regions_give_the_same(name):
     few = {"bins": 2} if name.startswith("nsf") else {}  # what is captured grows with the bins
     flow = shaken(getattr(bj, name)(3, layers=3, hidden=(16,), **few))

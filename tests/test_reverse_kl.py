@@ -138,7 +138,9 @@ def test_amortised_inference_finds_a_posterior_for_every_context():
     assert result.best_val == pytest.approx(-log_z, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["planar", "radial", "sylvester", "bnaf"])
+@pytest.mark.parametrize(
+    "name", ["planar", "radial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sylvester", "bnaf"))]
+)
 def test_an_energy_can_be_learnt_and_data_evaluated(name):
     target = bj.RezendeMohamed(1)
     torch.manual_seed(1)

@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 import bijectory as bj
 from bijectory.ops import ridge
+from bijectory.ops.ridge import planar_ridges
 from bijectory.ops.ridge_scan import ridge_scan
 from bijectory.testing import randomize
 from bijectory.transforms.amortized import raw_parameters
@@ -13,7 +14,8 @@ from bijectory.transforms.amortized import raw_parameters
 
 def one_by_one(x, layer):
     """The maps as they are written down, differentiable by autograd alone."""
-    u, w, b, one_plus, *_ = layer._ridges(raw_parameters(layer.phi, None, None, 1))
+    ridges = planar_ridges if isinstance(layer, bj.Planar) else layer._ridges
+    u, w, b, one_plus, *_ = ridges(raw_parameters(layer.phi, None, None, 1))
     total = x.new_zeros(len(x))
     for k in range(len(u)):
         t = torch.tanh(x @ w[k].T + b[k])
@@ -30,6 +32,14 @@ CASES = {
 }
 
 
+@pytest.fixture
+def _always(monkeypatch):
+    """The recursion for few features and numbers too."""
+    monkeypatch.setattr(ridge, "_SCAN_FEATURES", 1)
+    monkeypatch.setattr(ridge, "_SCAN_NUMBERS", 1)
+
+
+@pytest.mark.usefixtures("_always")
 @pytest.mark.parametrize("build", CASES.values(), ids=CASES)
 def test_a_stack_is_its_layers_one_by_one(build, monkeypatch):
     layer = randomize(build(), 0, 0.7).double()
@@ -51,6 +61,19 @@ def test_a_stack_is_its_layers_one_by_one(build, monkeypatch):
     torch.testing.assert_close(*bent)
 
 
+@pytest.mark.parametrize("features", [15, 16])
+def test_only_where_it_pays(features, monkeypatch):
+    layer = randomize(bj.Planar(features, layers=4), 0, 0.3)
+    scans = []
+    monkeypatch.setattr(ridge, "ridge_scan", lambda *a: scans.append(len(a[0])) or ridge_scan(*a))
+    for rows in (0, (1 << 14) // 16 - 1, (1 << 14) // 15 + 1):
+        scans.clear()
+        x = torch.randn(rows, features)
+        torch.testing.assert_close(layer(x), one_by_one(x, layer))
+        assert bool(scans) == (features == 16 and rows * features >= 1 << 14)
+
+
+@pytest.mark.usefixtures("_always")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # raised inside torch by forward mode
 def test_transformed_calls_go_layer_by_layer(monkeypatch):
     layer = randomize(bj.Planar(3, layers=6), 0, 0.7).double()

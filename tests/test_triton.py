@@ -4,6 +4,7 @@ Without a GPU the kernels run in Triton's interpreter, which carries out the sam
 takes it is tested by compiling for a GPU that need not be there.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,16 +13,17 @@ import pytest
 import torch
 
 import bijectory as bj
+import spline_support
 from bijectory.ops import native as native_module
 from bijectory.ops.native import MOST_BINS_TRITON, has_triton, is_native, native
-from bijectory.ops.spline import SplineGrid, rational_quadratic, rational_quadratic_inverse
+from bijectory.ops.spline import rational_quadratic
 from bijectory.transforms import chain as chain_module
 from bijectory.transforms.chain import has_native, use_native
 from bijectory.transforms.regions import RegionWarning
+from spline_support import BOTH, check_extremes, check_float64, float32_errors, results, small
 
 needs_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BOTH = [rational_quadratic, rational_quadratic_inverse]
 
 
 @pytest.fixture
@@ -38,21 +40,7 @@ def _gpu(monkeypatch):
         pytest.skip("Triton was imported before without its interpreter")
 
 
-def case(tails, bins, dtype, *, rows=70, features=3):
-    g = torch.Generator().manual_seed(bins)
-    grid = SplineGrid(bins, 2.0, tails)
-    x = torch.randn(features, rows, generator=g, dtype=torch.float64) * 1.5
-    x[0, : min(6, rows)] = torch.tensor([2.0, -2.0, 1e6, -1e6, 0.0, -0.0])[:rows]
-    phi = torch.randn(grid.n_params, features, rows, generator=g, dtype=torch.float64)
-    return x.t().to(DEVICE, dtype), phi.transpose(1, 2).to(DEVICE, dtype), grid
-
-
-def results(f, x, phi, grid):
-    x, phi = x.detach().clone().requires_grad_(), phi.detach().clone().requires_grad_()
-    y, ladj = f(x, phi, grid)
-    w = torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).reshape(y.shape)
-    ((y * w).sum() + (ladj * w.flip(0)).sum()).backward()
-    return [t.detach() for t in (y, ladj, x.grad, phi.grad)]
+case = functools.partial(spline_support.case, device=DEVICE)
 
 
 @needs_triton
@@ -69,21 +57,11 @@ def test_equal_to_the_plain_operations(f, tails, bins, monkeypatch):
     monkeypatch.setattr(
         spline_triton, "_launch", lambda kernel, *a, **k: (calls.append(kernel), launch(kernel, *a, **k))
     )
-    x, phi, grid = case(tails, bins, torch.float64)
-    truth = results(f, x, phi, grid)
-    with native():
-        for ours, plain in zip(results(f, x, phi, grid), truth, strict=True):
-            torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10 + 1e-13 * float(plain.abs().max()))
+    truth = check_float64(f, *case(tails, bins, torch.float64))
     assert calls == [spline_triton._map, spline_triton._pull]
-    x, phi, grid = case(tails, bins, torch.float32)
-    keep = x.abs() < 100
-    plain = results(f, x, phi, grid)
-    with native():
-        ours = results(f, x, phi, grid)
-    for a, b, exact in zip(ours, plain, truth, strict=True):
-        errors = [((v.double() - exact).abs() / (1 + exact.abs()))[..., keep] for v in (a, b)]
-        assert errors[0].mean() < 2 * errors[1].mean() + 1e-7
-        assert errors[0].max() < 10 * errors[1].max() + 1e-6  # of one element, where rounding is luck
+    for ours, plain in float32_errors(f, *case(tails, bins, torch.float32), truth):
+        assert ours.mean() < 2 * plain.mean() + 1e-7
+        assert ours.max() < 10 * plain.max() + 1e-6  # of one element, where rounding is luck
 
 
 @needs_triton
@@ -117,22 +95,7 @@ def test_arithmetic_in_double_where_it_is_asked_for():
 @needs_triton
 @pytest.mark.usefixtures("_gpu")
 def test_extremes():
-    grid = SplineGrid(8, 2.0)
-    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.3, 1.9999999, -2.0], device=DEVICE)
-    for scale in (0.0, 30.0, 1e4):
-        phi = torch.randn(grid.n_params, 6, generator=torch.Generator().manual_seed(0)).to(DEVICE) * scale
-        for f in BOTH:
-            with native():
-                y, ladj = f(x, phi, grid)
-            assert y.isnan().tolist() == [True] + [False] * 5
-            torch.testing.assert_close(y, f(x, phi, grid)[0], rtol=1e-4, atol=1e-5, equal_nan=True)
-            assert ladj[1:].isfinite().all()
-    bad = torch.zeros(grid.n_params, 6, device=DEVICE)
-    bad[2, 3] = float("nan")
-    with native():
-        assert rational_quadratic(x, bad, grid)[0][3].isnan()
-        empty = rational_quadratic(x[:0], bad[:, :0], grid)
-    assert [t.shape for t in empty] == [(0,), (0,)]
+    check_extremes(DEVICE)
 
 
 @needs_triton
@@ -162,15 +125,10 @@ def test_what_has_no_kernel_takes_the_plain_operations():
     assert not is_native(x, phi, grid)
 
 
-def small():
-    torch.manual_seed(0)
-    return bj.nsf(3, layers=2, hidden=(8,), bins=4).to(DEVICE)
-
-
 @needs_triton
 @pytest.mark.usefixtures("_gpu")
 def test_a_compiled_flow_is_the_flow():
-    flow = small()
+    flow = small().to(DEVICE)
     bj.testing.randomize(flow, seed=0, scale=0.3)
     assert has_native(flow)
     fast, x = flow.compiled(), torch.randn(50, 3, device=DEVICE)
@@ -188,7 +146,7 @@ def test_without_triton(monkeypatch):
     for module in (native_module, chain_module):
         monkeypatch.setattr(module, "on_gpu", lambda device: True)
         monkeypatch.setattr(module, "has_triton", lambda: False)
-    flow, x = small(), torch.randn(5, 3, device=DEVICE)
+    flow, x = small().to(DEVICE), torch.randn(5, 3, device=DEVICE)
     assert not has_native(flow)
     with pytest.warns(RegionWarning, match="going on without: there is no Triton; install it") as seen:
         fast = flow.compiled()
@@ -208,7 +166,7 @@ def test_a_compiler_that_fails(monkeypatch):
 
     monkeypatch.setattr(spline_triton, "_launch", fails)
     with pytest.raises(OSError, match=r"Triton could not compile spline_triton.py: RuntimeError: no ptxas$"):
-        use_native(small())
+        use_native(small().to(DEVICE))
 
 
 COMPILE = """

@@ -2,6 +2,7 @@
 
     python -m benchmarks.reliability [--rows 1 2 13] [--list]
     python -m benchmarks.reliability --suite LOG...     # row 28, from logs of runs of the quick tier (make test > LOG 2>&1)
+    python -m benchmarks.reliability --suite LOG... --slow LOG...   # the same, and of the slow tier (make test-slow)
     python -m benchmarks.reliability --write            # the page again from what is stored, after a change of words
     python -m benchmarks.reliability --seeds 20         # repeat the statistics of rows 13 to 15, and write nothing
 
@@ -47,10 +48,15 @@ def main() -> None:
     parser.add_argument(
         "--suite", type=Path, nargs="+", metavar="LOG", help="measure row 28 by these logs, and no other"
     )
+    parser.add_argument(
+        "--slow", type=Path, nargs="+", default=[], metavar="LOG", help="of the slow tier, with --suite"
+    )
     parser.add_argument("--seeds", type=int, help="repeat the statistical rows with so many seeds, and write nothing")
     parser.add_argument("--write", action="store_true", help="write the page again from what is stored")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
+    if options.slow and not options.suite:
+        parser.error("--slow goes with --suite, the logs of the quick tier")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if options.list:
@@ -66,7 +72,7 @@ def main() -> None:
     todo = [SUITE] if options.suite else options.rows or sorted(set(ROWS) - {SUITE})
     for number in todo:
         start = time.process_time()
-        answer = measured(number, *([options.suite] if options.suite else []))
+        answer = measured(number, *([options.suite, options.slow] if options.suite else []))
         record(number, answer)
         figure, ok, remark = answer
         seconds = time.process_time() - start

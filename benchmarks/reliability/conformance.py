@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import torch
-from benchmarks.reliability.register import ROOT, row, run_tests
+from benchmarks.reliability.register import ROOT, row, verdict
 
 import measures as m
 
@@ -66,14 +66,10 @@ def _():
 
 @row(19, "the catalogue of bad inputs", "0 silent, 0 cryptic", "6 clear of 31 pyro, 5 flowjax; 5 silent each")
 def _():
-    passed, failed = run_tests(
-        "tests/test_catalogue.py", "tests/test_catalogue_data.py", "tests/cli/test_refusals.py", "-k", "not python_O"
-    )
-    return (
-        f"{passed} tests of class and words, {failed} failed",
-        not failed,
-        "flows, densities, estimators, files, command line; layers used alone check the context only",
-    )
+    files = ("tests/test_catalogue.py", "tests/test_catalogue_data.py", "tests/cli/test_refusals.py")
+    said, ok = verdict(*files, "-k", "not python_O")
+    remark = "flows, densities, estimators, files, command line; layers used alone check the context only"
+    return f"class and words: {said}", ok, remark
 
 
 @row(20, "planted faults killed by the tests", "all of ≥ 40", "zuko 1 of 1 tried; nflows, normflows, FrEIA 0")
@@ -88,21 +84,12 @@ def _():
 
 @row(21, "weights under wrong hyper-parameters", "refused, always", "14 to 210 nats off, silent")
 def _():
-    passed, failed = run_tests(
-        "tests/test_io.py", "tests/test_resume.py", "-k", "wrong_hyper or another_run or another_config or do_not_fit"
-    )
-    return (
-        f"refused: every hyper-parameter changed one at a time ({passed} tests, {failed} failed)",
-        passed > 0 and not failed,
-        "",
-    )
+    names = "wrong_hyper or another_run or another_config or do_not_fit"
+    said, ok = verdict("tests/test_io.py", "tests/test_resume.py", "-k", names)
+    return f"refused: every hyper-parameter changed one at a time ({said})", ok, ""
 
 
 @row(29, "`python -O`", "the same behaviour; no `assert` for validation", "assertions vanish")
 def _():
-    passed, failed = run_tests("tests/test_catalogue.py", "-k", "python_O or optimisation")
-    return (
-        f"27 bad inputs give the same words; no assert in the library ({passed} tests, {failed} failed)",
-        passed == 2 and not failed,
-        "",
-    )
+    said, ok = verdict("tests/test_catalogue.py", "-k", "python_O or optimisation", least=2)
+    return f"27 bad inputs give the same words; no assert in the library ({said})", ok, ""

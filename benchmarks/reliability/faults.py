@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks.reliability.register import row, run_tests
+from benchmarks.reliability.register import row, run_tests, verdict
 
 import measures as m
 
@@ -45,29 +45,17 @@ def _():
 
     with tempfile.TemporaryDirectory() as folder:
         count = len(test_hostile_corpus.corpus(Path(folder) / "mark"))
-    passed, failed = run_tests(
-        "tests/test_hostile_corpus.py",
-        "tests/test_io_hostile.py",
-        "-k",
-        "nothing_runs or foreign or bombs or gigabytes or budget",
-    )
-    return (
-        f"0 of {count} payloads ran, through every file of a run; bombs: < 50 MB ({passed} tests, {failed} failed)",
-        not failed,
-        "no reader of pickles exists",
-    )
+    names = "nothing_runs or foreign or bombs or gigabytes or budget"
+    said, ok = verdict("tests/test_hostile_corpus.py", "tests/test_io_hostile.py", "-k", names)
+    figure = f"0 of {count} payloads ran, through every file of a run; bombs: < 50 MB ({said})"
+    return figure, ok, "no reader of pickles exists"
 
 
 @row(25, "resume", "equal to the last bit at 20 of 20 stops", "no flow library has it")
 def _():
-    passed, failed = run_tests(
-        "tests/test_resume.py", "tests/test_hostile_corpus.py", "-k", "exact_at_any_step or random_steps or go_on"
-    )
-    return (
-        f"24 stops by return, exception, signal; 20 kills at random steps: equal ({passed} tests, {failed} failed)",
-        not failed and passed >= 6,
-        "",
-    )
+    names = "exact_at_any_step or random_steps or go_on"
+    said, ok = verdict("tests/test_resume.py", "tests/test_hostile_corpus.py", "-k", names, least=6)
+    return f"24 stops by return, exception, signal; 20 kills at random steps: equal ({said})", ok, ""
 
 
 @row(
@@ -77,10 +65,9 @@ def _():
     "destroyed in one step (4 of 5)",
 )
 def _():
-    passed, failed = run_tests(
-        "tests/test_under_fire.py", "tests/test_fit.py", "tests/test_fit_input.py", "-k", "not wild_rate"
-    )
-    return f"0 ({passed} tests, {failed} failed)", not failed, ""
+    files = ("tests/test_under_fire.py", "tests/test_fit.py", "tests/test_fit_input.py")
+    said, ok = verdict(*files, "-k", "not wild_rate")
+    return f"0 ({said})", ok, ""
 
 
 @row(27, "eight threads, one flow", "0 of 100,000 wrong", "0 of 1600 zuko, 17 of 2400 pyro")

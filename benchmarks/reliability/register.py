@@ -43,6 +43,12 @@ def run_tests(*words: str) -> tuple[int, int]:
     return counts(said.strip().splitlines()[-1])
 
 
+def verdict(*words: str, least: int = 1) -> tuple[str, bool]:
+    """How a selection of tests went, in words, and whether at least so many ran and none failed."""
+    passed, failed = run_tests(*words)
+    return f"{passed} tests, {failed} failed", passed >= least and not failed
+
+
 def counts(line: str) -> tuple[int, int]:
     """Passed and failed tests by the last line that pytest printed; errors count as failures."""
     found = {word.rstrip(",s"): int(n) for n, word in itertools.pairwise(line.split()) if n.isdigit()}

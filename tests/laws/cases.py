@@ -20,10 +20,12 @@ from bijectory.testing import (
     TRANSFORM_LAWS,
     randomize,
 )
-from bijectory.transforms.chain import use_native
 from laws.case import (
+    CAPTURES,
     CONTEXT,
     FEATURES,
+    GRAPHS,
+    UNROLLED,
     Case,
     angles,
     between,
@@ -36,6 +38,7 @@ from laws.case import (
     two_squares,
     unit,
 )
+from laws.native import NATIVE
 
 __all__ = ["BIJECTIONS", "DENSITIES", "RECIPES", "TRANSFORMS", "Case", "randomize"]
 
@@ -164,13 +167,19 @@ BIJECTIONS = [
     Case("MixtureCdf", lambda _: bj.MixtureCdf(2), (0,), start=two_logistics),
     Case("Gaussianization", lambda _: bj.Gaussianization(2), (0,), start=gaussianized),
     Case("Sigmoidal", lambda _: bj.Sigmoidal(2), (0,), start=two_logistics),
-    Case("Sigmoidal-deep", lambda _: bj.Sigmoidal(2, 2), (0,), start=lambda x: two_logistics(two_logistics(x))),
+    Case(
+        "Sigmoidal-deep",
+        lambda _: bj.Sigmoidal(2, 2),
+        (0,),
+        start=lambda x: two_logistics(two_logistics(x)),
+        slow=CAPTURES,
+    ),
     Case("Power", lambda _: bj.Power(), (0,), domain=torch.exp, range=torch.exp),
     Case("PowerTails", lambda _: bj.PowerTails(), (0,), start=light, saturates=True),
     Case("SumOfSquares", lambda _: bj.SumOfSquares(2, 3), (0,), start=two_squares),
-    Case("SumOfSquares-one", lambda _: bj.SumOfSquares(1, 2, 3.0), (0,)),
+    Case("SumOfSquares-one", lambda _: bj.SumOfSquares(1, 2, 3.0), (0,), slow=CAPTURES),
     Case("Bernstein", lambda _: bj.Bernstein(6), (0,)),
-    Case("Bernstein-box", lambda _: bj.Bernstein(5, 3.0, "box"), (0,)),
+    Case("Bernstein-box", lambda _: bj.Bernstein(5, 3.0, "box"), (0,), slow=CAPTURES),
     Case("SinhArcsinh", lambda _: bj.SinhArcsinh(), (0,)),
     Case("Softplus", lambda _: bj.Softplus(), (0,), range=torch.exp, start=softplus, saturates=True),
     Case("Tanh", lambda _: bj.Tanh(), (0,), range=torch.tanh, start=torch.tanh, saturates=True),
@@ -183,9 +192,11 @@ TRANSFORMS = [
     Case("Coupling-spline", lambda c: bj.Coupling(bj.RationalQuadratic(), (True, False, True, False), c, hidden=(8,))),
     Case("Elementwise-mixture", lambda c: bj.Elementwise(bj.MixtureCdf(3), 1, c, hidden=(8,)), features=1),
     Case("Coupling-mixture", lambda c: bj.Coupling(bj.MixtureCdf(3), (True, False), c, hidden=(8,)), features=2),
-    Case("Autoregressive-mixture", lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)), features=2),
+    Case(
+        "Autoregressive-mixture", lambda c: bj.Autoregressive(bj.MixtureCdf(3), 2, c, (8,)), features=2, slow=CAPTURES
+    ),
     Case("Elementwise-gaussianization", lambda c: bj.Elementwise(bj.Gaussianization(2), 1, c, (8,)), features=1),
-    Case("MonotoneIntegral", lambda c: _integral(2, c, 16), features=2),
+    Case("MonotoneIntegral", lambda c: _integral(2, c, 16), features=2, slow=CAPTURES),  # ten seconds; one feature does
     Case(
         "MonotoneIntegral-1d",
         lambda c: _integral(1, c, 33, rule="clenshaw-curtis"),
@@ -272,7 +283,7 @@ TRANSFORMS = [
         (CONTEXT,),
         features=2,
         weights=0.05,
-        slow=("captures",),  # the field captures by itself, and the solver with another
+        slow=CAPTURES,  # the field captures by itself, and the solver with another
     ),
     # With one feature the square of a sign is 1, and the estimate exact.
     Case("Continuous-hutchinson", lambda c: _continuous(1, c, "hutchinson"), (CONTEXT,), features=1, weights=0.1),
@@ -409,9 +420,6 @@ def _cnf_image(c: int) -> bj.Flow:
     return bj.cnf_image((1, 1, 2), c, levels=4, **unet, trace="exact", method="rk4", steps=1)
 
 
-# A search for a root, or the solution of an equation, is a long graph to capture: every run does it for the layers, and for
-# the densities of the recipes; their draws are left to the slow tests.
-UNROLLED = ("captures", "to_data_exports")
 # Solutions of image fields take their time, and the fields have laws of their own: of the solutions, these in every run.
 _QUICK = {"shapes", "joint_draw", "density_rows_are_independent", "round_trip", "ladj_opposite", "jacobian"}
 _ALL = (*TRANSFORM_LAWS, *COSTLY_TRANSFORM_LAWS, *DENSITY_LAWS, *COSTLY_DENSITY_LAWS)
@@ -439,16 +447,29 @@ RECIPES = [
     ),
     Case("flowpp_image", _flowpp_image, **PIXELS | {"weights": 0.08}, slow=UNROLLED),
     Case("residual", lambda c: bj.residual(2, c, layers=2, hidden=(6,), lipschitz=0.1), features=2),
-    Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.1), features=1),
+    Case("residual-1d", lambda c: bj.residual(1, c, layers=1, hidden=(6,), lipschitz=0.1), features=1, slow=GRAPHS),
     Case("idensenet", lambda c: bj.idensenet(2, c, layers=1, hidden=(4,), lipschitz=0.1), features=2),
     # The laws are about numbers, not estimates; what the estimate costs is counted in its own tests.
     Case("residual_image-exact", _residual_image, **PIXELS),
     Case("glow", lambda c: bj.glow((1, 2, 2), c, levels=4, steps=2, hidden=4), **PIXELS),
     Case("ncsf", lambda c: bj.ncsf(3, c, layers=2, hidden=(8,), bins=4), features=3, domain=angles, range=angles),
-    Case("ncsf-1d", lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4), features=1, domain=angles, range=angles),
+    Case(
+        "ncsf-1d",
+        lambda c: bj.ncsf(1, c, layers=2, hidden=(8,), bins=4),
+        features=1,
+        domain=angles,
+        range=angles,
+        slow=GRAPHS,
+    ),
     # Light tails, or the mass is beyond importance sampling; a latent of 1e6 is beyond every floating-point number.
     Case("ttf", lambda c: bj.ttf(2, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=2, saturates=True),
-    Case("ttf-1d", lambda c: bj.ttf(1, c, layers=1, hidden=(8,), bins=4, tail=0.05), features=1, saturates=True),
+    Case(
+        "ttf-1d",
+        lambda c: bj.ttf(1, c, layers=1, hidden=(8,), bins=4, tail=0.05),
+        features=1,
+        saturates=True,
+        slow=GRAPHS,
+    ),
     Case("tarflow", lambda c: bj.tarflow(2, c, **TINY), features=2),
     Case(
         "tarflow_image", lambda c: bj.tarflow_image((1, 1, 2), c, levels=4, **TINY), **{**PIXELS, "features": (1, 1, 2)}
@@ -465,7 +486,7 @@ RECIPES = [
         (0,),
         features=1,
         idle=(r"layers\.0\.weight",),  # normalised rows of a single weight are 1
-        slow=UNROLLED,
+        slow=GRAPHS,
     ),
     Case("cfm", lambda c: bj.cfm(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1, slow=UNROLLED),
     Case("cnf", lambda c: bj.cnf(2, c, hidden=(8,), **ACCURATE), features=2, weights=0.1, slow=UNROLLED),
@@ -507,8 +528,15 @@ RECIPES = [
     # The laws are about numbers, not estimates; the fields' own laws are in tests/test_fields.py, odd sizes too.
     Case("ffjord_image-exact", _ffjord_image, (CONTEXT,), **PIXELS | {"weights": 0.05}, slow=SOLVED),
     Case("cnf_image-exact", _cnf_image, (CONTEXT,), **PIXELS | {"weights": 0.05, "features": (1, 1, 2)}, slow=SOLVED),
-    Case("score_sde", lambda c: _score_sde(2, c, "vp"), (CONTEXT,), features=2, weights=0.05, slow=UNROLLED),
-    Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05, slow=UNROLLED),
+    Case(
+        "score_sde",
+        lambda c: _score_sde(2, c, "vp"),
+        (CONTEXT,),
+        features=2,
+        weights=0.05,
+        slow=("density_captures", *UNROLLED),
+    ),
+    Case("score_sde-ve", lambda c: _score_sde(1, c, "ve"), (0,), features=1, weights=0.05, slow=GRAPHS),
     Case(
         "rfm_sphere",
         lambda c: bj.rfm_sphere(3, c, hidden=(8,), **ACCURATE),
@@ -562,29 +590,7 @@ RECIPES = [
     Case(
         "flowpp", lambda c: bj.flowpp(2, c, layers=2, hidden=(8,), components=2), (CONTEXT,), features=2, slow=UNROLLED
     ),
-    Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1),
-    Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1),
-]
-
-
-def _native(flow: bj.Flow) -> bj.Flow:
-    use_native(flow)
-    return flow
-
-
-# The same flows in native kernels, where there is a compiler: nothing else may change.
-NATIVE = [
-    Case("real_nvp-native", lambda c: _native(bj.real_nvp(FEATURES, c, layers=4, hidden=(16,)))),
-    Case("maf-native", lambda c: _native(bj.maf(FEATURES, c, layers=2, hidden=(16,)))),
-    Case("iaf-native", lambda c: _native(bj.iaf(FEATURES, c, layers=2, hidden=(16,)))),
-    Case("nsf-native", lambda c: _native(bj.nsf(FEATURES, c, layers=2, hidden=(8,), bins=4))),
-    Case("nsf_ar-native", lambda c: _native(bj.nsf_ar(FEATURES, c, layers=2, hidden=(16,), bins=4))),
-    Case(
-        "cnf-native",
-        lambda c: _native(bj.cnf(2, c, hidden=(8, 8), **ACCURATE)),
-        features=2,
-        weights=0.1,
-        slow=UNROLLED,
-    ),
+    Case("nsf-1d", lambda c: bj.nsf(1, c, layers=2, hidden=(8,), bins=4), features=1, slow=GRAPHS),
+    Case("real_nvp-1d", lambda c: bj.real_nvp(1, c, layers=2, hidden=(16,)), features=1, slow=GRAPHS),
 ]
 RECIPES += NATIVE if compiler() else []

@@ -12,9 +12,9 @@ Images are 3 x 32 x 32 normal noise (``features`` 3072): three scales of four st
 coupling of channels with a network of 3x3, 1x1, 3x3 convolutions and 64 channels), without the split priors of the recipe
 (``glow_recipe`` has them: two networks more, a quarter more work). Residual flows have four layers with networks of two
 hidden layers of 64; normflows bounds each linear layer by power iterations, ours the whole block exactly; both estimate the
-log-determinant by a roulette. Planar layers act on noise, so that draws have a closed form; log-densities are roots, which
-the peers do not have. A step of ``variational`` training draws from the flow and descends the reverse divergence from a
-standard normal.
+log-determinant by a roulette with one probe, as in training. Planar layers act on noise, so that draws have a closed form;
+log-densities are roots, which the peers do not have. A step of ``variational`` training draws from the flow and descends the
+reverse divergence from a standard normal.
 
 ``parameters`` counts what is trained; libraries differ by masked weights (counted with the rest), flowjax and distrax by end
 slopes of splines, and that is printed beside every time. ``error`` is the largest difference of a log-density from the same

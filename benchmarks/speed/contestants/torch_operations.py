@@ -29,7 +29,7 @@ class TorchContestant:
         if name in ("train", "variational"):
             # A copy, so that a thousand timed steps do not change what the other operations see.
             model = self.training(self.clone(self.model).train())
-            optimizer, move = self.optimizer(list(model.parameters()))
+            forget, move = self.optimizer(list(model.parameters()))
 
             def step():
                 if name == "train":
@@ -37,7 +37,7 @@ class TorchContestant:
                 else:
                     draws, log_q = self.sample_log_prob(model, batch)
                     loss = (log_q + 0.5 * draws.square().flatten(1).sum(-1)).mean()
-                optimizer.zero_grad()
+                forget()
                 loss.backward()
                 move()
 
@@ -62,10 +62,10 @@ class TorchContestant:
         """The copy that is trained, made ready."""
         return model
 
-    def optimizer(self, params: list[torch.nn.Parameter]) -> tuple[torch.optim.Optimizer, Callable[[], object]]:
-        """Adam, and what takes its step: as the libraries' own examples have it."""
+    def optimizer(self, params: list[torch.nn.Parameter]) -> tuple[Callable[[], object], Callable[[], object]]:
+        """What drops the gradients of Adam and what takes its step: as the libraries' own examples have it."""
         adam = torch.optim.Adam(params, 1e-4)
-        return adam, adam.step
+        return adam.zero_grad, adam.step
 
     def fine(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model as its own reference; solvers are set to far more accuracy."""

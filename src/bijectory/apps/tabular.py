@@ -258,6 +258,7 @@ def fit_table(
             "best_epoch": result.best_epoch,
             "steps": result.steps,
             "seconds": round(result.seconds, 3),
+            "compilation": result.compilation,
             "scores": scores,
             **({"solver": dataclasses.asdict(solver)} if solver else {}),
         }

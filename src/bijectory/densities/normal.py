@@ -33,14 +33,23 @@ class StandardNormal(Density):
         self.register_buffer("_like", torch.empty(0), persistent=False)  # carries dtype and device
 
     def log_prob(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return self._log_prob(x)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
         constant = 0.5 * math.log(2 * math.pi) * self.event_shape.numel()
-        return -0.5 * sum_event(x.square(), len(self.event_shape)) - constant
+        return torch.rsub(sum_event(x.square(), len(self.event_shape)), -constant, alpha=0.5)
 
     def rsample(
         self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         size = draw_shape(shape, c, self.event_shape)
         return torch.randn(size, generator=generator, dtype=self._like.dtype, device=self._like.device)
+
+    def rsample_and_log_prob(
+        self, shape: int | tuple[int, ...] = (), c: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        x = self.rsample(shape, c, generator=generator)
+        return x, self._log_prob(x)
 
     def from_uniform(self, u: Tensor, c: Tensor | None = None) -> Tensor:
         return torch.special.ndtri(open_unit(u)).to(self._like.dtype)

@@ -8,6 +8,8 @@ from bijectory.errors import ContextError, DtypeError, FlowError, ShapeError, ch
 
 def check_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     """Return a sample shape as a tuple of non-negative ints, or raise ``FlowError``."""
+    if type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape):
+        return shape  # as it comes from within
     lead = (shape,) if isinstance(shape, int) else tuple(shape) if isinstance(shape, (tuple, list)) else None
     ok = lead is not None and all(
         isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool) and n >= 0 for n in lead

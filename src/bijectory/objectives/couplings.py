@@ -220,10 +220,14 @@ def _context_cost(c: Tensor | None, weight: float) -> Tensor | float:
     return 0.0 if c is None or weight == 0 else weight * squared_distances(c, c)
 
 
-@torch.compiler.disable
-@torch.no_grad()
 def _in_blocks(pairs: Pairs, block: int, pair: Callable[[Pairs], Pairs]) -> Pairs:
     """Pair within consecutive blocks of nearly equal size; the choice carries no gradient."""
+    uncaptured = torch.compiler.disable(_paired)  # not as a decorator: it loads the compiler, which takes a second
+    return uncaptured(pairs, block, pair)
+
+
+@torch.no_grad()
+def _paired(pairs: Pairs, block: int, pair: Callable[[Pairs], Pairs]) -> Pairs:
     if not len(pairs.x):
         return pairs
     count = -(-len(pairs.x) // block)

@@ -2,7 +2,8 @@
 
 See ``kernels/layers.h``. A run holds conditioned layers (couplings and autoregressive layers with a perceptron for
 conditioner) and matrices. Its tensors come in a flat list, layer by layer: weight and bias of every product of the
-conditioner and what the context adds to the first, or None; for a matrix the matrix, its bias or None, and None.
+conditioner and what the context adds to the first, or None; for a matrix the matrix, its bias or None, and None; for a
+stack of planar maps and an elementwise affine map their raw parameters, None and None.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
 from bijectory.ops.native import TAILS, function, in_threads
+from bijectory.ops.ridge import planar_ridges, ridge_forward, ridge_inverse
 from bijectory.ops.scalar import soft_bound
 from bijectory.ops.spline import rational_quadratic, rational_quadratic_inverse
 from bijectory.ops.spline_bins import SplineGrid, raw_one
@@ -51,13 +53,15 @@ class Spec(NamedTuple):
 
     Attributes:
         features: Of the data.
-        net: The conditioner; None for a matrix.
+        net: The conditioner; None without one.
         moved: Features that are transformed.
         planes: Parameters of each.
         grid: Of a spline; None for an affine map.
         bound: Of the log-scale of an affine map.
-        inverse: Whether the scalar maps run backwards.
+        inverse: Whether it runs backwards: matrices never do.
         permutes: Whether it is a permutation.
+        ridges: How many planar maps it is; 0 if it is none.
+        scales: Whether it is an elementwise affine map.
     """
 
     features: int
@@ -68,6 +72,8 @@ class Spec(NamedTuple):
     bound: float = 0.0
     inverse: bool = False
     permutes: bool = False
+    ridges: int = 0
+    scales: bool = False
 
     @property
     def depth(self) -> int:
@@ -83,7 +89,7 @@ class Spec(NamedTuple):
 class _Layer(ctypes.Structure):
     _fields_ = [
         *((name, _I) for name in ("kind", "map", "act", "depth", "features", "inputs", "moved", "planes", "inverse")),
-        *((name, _I) for name in ("levels", "sorted", "tails", "bins")),
+        *((name, _I) for name in ("levels", "packed", "tails", "bins")),
         ("width", _I * DEEPEST),
         *((name, ctypes.c_double) for name in ("bound", "min_bin", "min_slope", "raw_one")),
         *((name, _P) for name in ("in_", "out")),
@@ -105,7 +111,7 @@ class Program:
         self._owned: list[Any] = []  # integer tables that the layers point to
         for layer, spec in zip(self.layers, specs, strict=True):
             self._fill(layer, spec)
-        self.sums = sum(sum(s.net.widths) for s in specs if s.net)
+        self.sums = sum(sum(s.net.widths) if s.net else 2 * s.ridges for s in specs)
         self.sweeps = any(s.sweeps for s in specs)
         ends = itertools.accumulate(2 * s.depth + 1 for s in specs)
         self.terms = [end - 1 for end in ends]  # places of the terms of a context
@@ -121,17 +127,18 @@ class Program:
         layer.features, layer.depth, layer.inverse = spec.features, spec.depth, spec.inverse
         net = spec.net
         if net is None:
-            layer.kind = 2 if spec.permutes else 1
+            layer.kind = 3 if spec.ridges else 4 if spec.scales else 2 if spec.permutes else 1
+            layer.moved, layer.width[0], layer.bound = spec.ridges, 2 * spec.ridges, spec.bound
             return
         layer.act, layer.inputs, layer.moved = ACTIVATIONS[net.activation], len(net.inputs), len(spec.moved)
-        layer.planes, layer.levels, layer.sorted = spec.planes, max(0, len(net.known) - 1), 0
+        layer.planes, layer.levels, layer.packed = spec.planes, max(0, len(net.known) - 1), 0
         layer.width[: spec.depth] = net.widths
         layer.in_, layer.out = self._table(net.inputs), self._table(spec.moved)
         for k, limits in enumerate(net.limits):
             layer.limit[k] = self._table(limits)
         if net.known:
             layer.known = self._table([n for row in net.known for n in row])
-            layer.sorted = net.inputs != tuple(range(spec.features))
+            layer.packed = net.inputs != tuple(range(spec.features))
         if spec.grid is None:
             layer.bound = spec.bound
         else:
@@ -215,14 +222,13 @@ def run_back(
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
         if (term := tensors[i]) is not None:
             gradients[i] = torch.empty_like(term)
-    weights = [i for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.is_floating_point()]
-    sizes = [tensors[i].numel() for i in weights]  # type: ignore[union-attr]
-    offsets = list(itertools.accumulate(sizes, initial=0))
+    weights = [(i, t) for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.dtype == dtype]
+    offsets = list(itertools.accumulate([t.numel() for _, t in weights], initial=0))
 
     def part(first: int, last: int) -> Tensor:
         flat, space = torch.zeros(offsets[-1], dtype=dtype), torch.empty(size, dtype=dtype)
         own, start = _pointers(gradients), flat.data_ptr()
-        for i, offset in zip(weights, offsets, strict=False):
+        for (i, _), offset in zip(weights, offsets, strict=False):
             own[i] = start + offset * dtype.itemsize
         call(
             program.layers, len(program.specs), pointers, kept.points.data_ptr(), _pointer(kept.sums), g_y.data_ptr(),
@@ -234,7 +240,7 @@ def run_back(
     for other in others:
         flat += other
     # One call for the views: from Python each would cost as much as a small product.
-    for i, piece in zip(weights, _unflatten_dense_tensors(flat, [tensors[i] for i in weights]), strict=True):
+    for (i, _), piece in zip(weights, _unflatten_dense_tensors(flat, [t for _, t in weights]), strict=True):
         gradients[i] = piece
     return g_x.mT, gradients
 
@@ -256,6 +262,10 @@ def plain(program: Program, x: Tensor, tensors: Sequence[Tensor | None]) -> tupl
     for spec in program.specs:
         count = 2 * spec.depth + 1
         own, left = left[:count], left[count:]
+        if spec.ridges or spec.scales:
+            x, ladj = (_ridges if spec.ridges else _scalar)(spec, x, own[0])  # type: ignore[arg-type]
+            total = total + (ladj if spec.ridges else ladj.sum(-1))
+            continue
         if spec.net is None:
             w, b = own[0], own[1]
             x = x[:, w] if spec.permutes else torch.nn.functional.linear(x, w, b)  # type: ignore[arg-type]
@@ -278,6 +288,11 @@ def plain(program: Program, x: Tensor, tensors: Sequence[Tensor | None]) -> tupl
         place = torch.tensor(moved, dtype=torch.long)
         x, total = x.index_copy(1, place, y), total + ladj.sum(-1)
     return x, total
+
+
+def _ridges(spec: Spec, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    ridges = planar_ridges(phi)
+    return ridge_inverse(x, *ridges, ridges[-1].unsqueeze(1) - 1) if spec.inverse else ridge_forward(x, *ridges)
 
 
 def _scalar(spec: Spec, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from bijectory.ops.eager import is_direct
-from bijectory.ops.spline_bins import SplineGrid, at_least_single, raw_one
+from bijectory.ops.spline_bins import SplineGrid, raw_one
 
 FOLDER = Path(__file__).with_name("kernels")
 COMPILERS = ("c++", "g++", "clang++")
@@ -247,4 +247,4 @@ def pull(
 
 def is_first_order(*cotangents: Tensor) -> bool:
     """Whether a backward pass is not itself recorded."""
-    return not torch.is_grad_enabled() and all(is_direct(g) and g.dtype == at_least_single(g.dtype) for g in cotangents)
+    return not torch.is_grad_enabled() and all(g.dtype in REALS and is_direct(g) for g in cotangents)

@@ -55,8 +55,8 @@ def _layers(x: Tensor, *tensors: Tensor) -> list[Tensor]:
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """Channels last, but for a single image: torch convolves that with a kernel for channels first."""
-    return x if x.dim() == 4 and len(x) == 1 else channels_last(x)
+    """Channels last, but for one image: torch has a kernel for channels first there. `len` would fix the number."""
+    return x if x.dim() == 4 and x.shape[0] == 1 else channels_last(x)
 
 
 class _Rectified(torch.autograd.Function):

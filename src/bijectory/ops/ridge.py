@@ -27,6 +27,7 @@ from bijectory.ops.ridge_scan import ridge_scan
 from bijectory.ops.scalar import where_valid
 
 _STEPS = 8
+_SCAN_FEATURES, _SCAN_NUMBERS = 16, 1 << 14  # of the data, from which on the recursion of ``ridge_scan`` pays
 _SLACK = 64.0  # residual, in units of rounding, above which a root is refused
 
 
@@ -41,6 +42,24 @@ def gate(p: Tensor) -> tuple[Tensor, Tensor]:
     """
     y = torch.asinh(p / 2)
     return torch.sigmoid(y), torch.exp(y)
+
+
+def planar_ridges(phi: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""The ridges of planar maps, one a layer, as the functions below take them: see ``Planar``.
+
+    Args:
+        phi: Raw parameters ``(u, w, b)`` of every map, ``(L, 2 d + 1, *batch_p)``.
+
+    Returns:
+        The constrained ``u``, ``w``, ``b`` and :math:`1 + w^\top \hat u`.
+    """
+    features = phi.shape[1] // 2
+    u, w, b = phi.split((features, features, 1), 1)
+    a = (w * u).sum(1, keepdim=True)
+    kappa, one_plus = gate(a)
+    norm = w.square().sum(1, keepdim=True) + torch.finfo(w.dtype).tiny
+    u_hat = u + (kappa - 1) * a / norm * w
+    return u_hat.unsqueeze(2), w.unsqueeze(1), b, one_plus
 
 
 def ridge_root(r: Tensor, one_plus: Tensor) -> Tensor:
@@ -116,7 +135,8 @@ def _through(x: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     columns, (b,) = _columns(x, w.dim() == 3, b)
     size = w.shape[1]
     block = 2 * max(x.shape[-1], 8) // size  # a layer then costs no more in the recursion than in the dimensions of x
-    if w.dim() == 3 and min(block, len(w)) >= 4 and columns.numel() and _is_simple(columns, u, w, b):
+    large = len(columns) >= _SCAN_FEATURES and columns.numel() >= _SCAN_NUMBERS
+    if w.dim() == 3 and large and min(block, len(w)) >= 4 and _is_simple(columns, u, w, b):
         parts = []
         for i in range(0, len(w), block):
             down, up = w[i : i + block].flatten(0, 1), u[i : i + block].movedim(0, 1).flatten(1)

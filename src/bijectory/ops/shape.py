@@ -16,7 +16,9 @@ def sum_event(value: Tensor, event_dim: int) -> Tensor:
     """Sum the last ``event_dim`` dimensions, in at least float32: ``(*batch, *event) -> (*batch,)``."""
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
-    return value.flatten(value.dim() - event_dim).sum(-1) if event_dim else value
+    if event_dim > 1:
+        value = value.flatten(value.dim() - event_dim)
+    return value.sum(-1) if event_dim else value
 
 
 def feature_major(x: Tensor) -> Tensor:

@@ -1,63 +1,88 @@
-"""Compilation in a fit: never, from the first step, or once the work ahead is worth what it costs.
+"""Compilation in a fit: never, always, or where the work ahead is worth what it costs.
 
-On the CPU couplings, autoregressive layers, splines and continuous flows run in native kernels (see ``Flow.compiled``),
-compiled in seconds. ``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for
-deep flows.
+On the CPU couplings, autoregressive layers, planar maps, splines and continuous flows run in native kernels (see
+``Flow.compiled``), compiled in seconds.
+``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for deep flows.
 On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
 see ``gradients.py``.
+
+Kernels differ from plain layers in rounding. So ``"auto"`` decides before the first step, by counting: neither the clock nor
+what this machine has compiled before has a say, and the same fit gives the same numbers. The run remembers: a continued run
+goes on as it began.
 """
 
-import statistics
-import sys
 import warnings
 from typing import Literal
 
 from torch import nn
 
+from bijectory.bijections import RationalQuadratic
 from bijectory.objectives.batch import Objective
 from bijectory.objectives.matching import FlowMatching
+from bijectory.ops.ode import find_tableau
 from bijectory.training.evaluate import compiled
 from bijectory.training.gradients import graphable
 from bijectory.transforms.chain import has_native, plain_layers, use_native
+from bijectory.transforms.continuous import Continuous
 from bijectory.transforms.regions import RegionWarning
 
 SECONDS = 5.0  # to compile the kernels, on a slow or busy machine
-WORTH = 10  # the plain steps ahead must take so many times longer: if compiling gains nothing, a tenth is lost
-STEPS = 25  # looked at before a decision
-SETTLE = 4  # steps after the first compiled one that may still be slower
-GAIN = 0.95  # a compiled step must take at most so much of a plain one
+WORTH = 4  # the plain steps ahead must take so many times longer: kernels save a third to two thirds of a step
+RATE = 5e10  # operations of plain layers in a second, of a core; and what a step takes whatever the number of rows:
+PER_TENSOR, PER_SPLINE = 8e-5, 1e-3  # seconds for every trained tensor, and for every layer of splines
+PER_EVALUATION = 3e-4  # seconds for every evaluation of the field of a continuous flow, and of its trace
 
 
 class Compilation:
     """What of a fit is compiled now.
 
-    With ``"auto"`` the first steps are plain and timed. If the rest of the run, at that pace, is ``WORTH`` times longer
-    than compiling may take, the kernels are compiled and timed, and kept if they are faster.
-
     Args:
         mode: "never", "always" or "auto".
         model: The model in training.
         objective: Its loss.
-        progress: Whether to say on stderr what was decided.
     """
 
-    def __init__(
-        self, mode: Literal["never", "always", "auto"], model: nn.Module, objective: Objective, *, progress: bool
-    ) -> None:
-        self.model, self.objective, self.progress = model, objective, progress
+    def __init__(self, mode: Literal["never", "always", "auto"], model: nn.Module, objective: Objective) -> None:
+        self.mode, self.model, self.objective = mode, model, objective
         self.loss = objective
         self.active = False  # whether steps run compiled
         self.graphs = graphable(model, objective)
-        self.phase = "watch" if mode == "auto" else "done"
-        self.plain, self.times = 0.0, list[float]()
-        if mode == "always" and self.worthwhile():
+        self.why = f"compile={mode!r}"
+
+    def begin(self, steps: float, rows: int, budget: float, *, earlier: bool | None) -> bool:
+        """Decide, and compile what is to be compiled.
+
+        Args:
+            steps: Ahead; infinite if only the clock ends the run.
+            rows: Of a step.
+            budget: Seconds after which the clock ends the run; infinite if it does not.
+            earlier: What was decided in the first part of a continued run; None in a new one.
+
+        Returns:
+            Whether steps run compiled; without a compiler they do not, after one warning.
+        """
+        known = self.worthwhile()
+        if self.mode == "auto" and not known:
+            self.why = "there are no kernels for this model"
+        elif self.mode == "auto" and earlier is not None:
+            self.why = "as the run began"
+        elif self.mode == "auto":
+            earlier = self.pays(min(steps * step_seconds(self.model, rows), budget))
+        if known and (self.mode == "always" or (self.mode == "auto" and earlier)):
             self.start()
-        elif mode == "always":
-            self.loss, self.active = compiled(objective), True
+        elif self.mode == "always":
+            self.loss, self.active = compiled(self.objective), True
+        return self.active
 
     def worthwhile(self) -> bool:
-        """Whether there are kernels for the model, or its steps can be captured."""
+        """Whether there are kernels for the model in this objective, or its steps can be captured."""
         return self.graphs or has_native(self.model, solves=not isinstance(self.objective, FlowMatching))
+
+    def pays(self, ahead: float) -> bool:
+        """Whether kernels are worth their compilation for so many seconds of plain steps."""
+        least = WORTH * SECONDS
+        self.why = f"about {ahead:.3g} s of plain steps ahead, worth it from {least:.3g} s"
+        return ahead >= least
 
     @property
     def captures(self) -> bool:
@@ -70,13 +95,14 @@ class Compilation:
         try:
             self.active = use_native(self.model) or self.graphs
         except OSError as error:
+            self.why = f"compile failed: {error}"
             warnings.warn(f"compile failed, going on without: {error}", RegionWarning, stacklevel=2)
 
     def stop(self) -> None:
         """Give the model back as it was."""
         if self.active:
             plain_layers(self.model)
-        self.active, self.phase, self.loss = False, "done", self.objective
+        self.active, self.loss = False, self.objective
 
     def give_up(self, error: Exception) -> bool:
         """After an error in a step: whether it may be the compiler's, so that a plain step is worth a try."""
@@ -84,33 +110,30 @@ class Compilation:
             return False
         self.stop()
         first = str(error).strip().partition("\n")[0] or repr(error)
+        self.why = f"compile failed: {first}"
         warnings.warn(f"compile failed, going on without: {first}", RegionWarning, stacklevel=3)
         return True
 
-    def after_step(self, seconds: float, ahead: float) -> None:
-        """Look at the time of a step and decide.
+    def __str__(self) -> str:
+        return f"{'compiled' if self.active else 'plain'} steps: {self.why}"
 
-        Args:
-            seconds: Of the step just taken.
-            ahead: What is left: seconds if the clock ends the run, else minus the number of steps.
-        """
-        if self.phase == "done":
-            return
-        self.times.append(seconds)
-        if self.phase == "watch" and len(self.times) == STEPS:
-            self.plain = statistics.median(self.times)
-            left = ahead if ahead >= 0 else -ahead * self.plain
-            self.phase, self.times = "done", []
-            if self.worthwhile() and left >= WORTH * SECONDS:
-                self.start()
-                self.phase = "trial" if self.active else "done"
-        elif self.phase == "trial" and len(self.times) == SETTLE + STEPS:
-            fast = statistics.median(self.times[SETTLE:])
-            kept = fast <= GAIN * self.plain
-            if self.progress:
-                fate = "kept" if kept else "taken back"
-                text = f"compiled: {fast * 1e3:.2f} ms a step instead of {self.plain * 1e3:.2f}, {fate}"
-                print(text, file=sys.stderr, flush=True)
-            self.phase = "done"
-            if not kept:
-                self.stop()
+
+def step_seconds(model: nn.Module, rows: int) -> float:
+    """What a plain step takes, roughly, by counting: within a factor of two for the recipes that have kernels.
+
+    Networks that look at a row more than once (convolutions, solvers with adaptive steps) take longer.
+
+    Example:
+        >>> from bijectory import cnf, nsf, real_nvp
+        >>> [f"{step_seconds(recipe(6), 512) * 1e3:.0f} ms" for recipe in (nsf, real_nvp, cnf)]
+        ['20 ms', '13 ms', '46 ms']
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+    splines = sum(isinstance(getattr(m, "bijection", None), RationalQuadratic) for m in model.modules())
+    solves = 0.0  # every evaluation of a field has products for its velocity and as many for its trace
+    for m in model.modules():
+        if isinstance(m, Continuous) and m.steps is not None:
+            once = 12 * rows * sum(p.numel() for p in m.field.parameters()) / RATE + PER_EVALUATION
+            solves += m.steps * len(find_tableau(m.method).b) * once
+    # Three products for every weight and row, each a multiplication and an addition.
+    return 6 * rows * sum(p.numel() for p in params) / RATE + PER_TENSOR * len(params) + PER_SPLINE * splines + solves

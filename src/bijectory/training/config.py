@@ -43,10 +43,11 @@ class FitConfig(BaseModel):
         resume: Go on from the last good checkpoint in ``out``.
         progress: Show progress on stderr.
         compile: "always" runs in native kernels what they know (see ``Flow.compiled``), and compiles models of which they
-            know nothing as a whole with ``torch.compile``, which takes minutes for deep ones. "auto" takes the kernels from
-            the 26th step on, if the run is long enough to pay for their compilation and they prove faster. Both fall back
-            to plain steps with a warning. On a GPU both also capture the step of an exact flow under ``nll`` as a CUDA
-            graph, which then takes the place of ``torch.compile``.
+            know nothing as a whole with ``torch.compile``, which takes minutes for deep ones. "auto" takes the kernels if
+            the run is long enough to pay for their compilation: some twenty seconds of plain steps, by counting. It
+            decides before the first step, and a continued run goes on as it began. Both fall back to plain steps with a
+            warning. On a GPU both also capture the step of an exact flow under ``nll`` as a CUDA graph, which then takes
+            the place of ``torch.compile``.
         precision: "full" computes in the dtype of the model; "bf16" lets the networks of a float32 model compute in bfloat16
             while training (autocast). Parameters, gradients and moments, the way of the data through the layers,
             log-determinants and validation stay in float32. It pays on a GPU, seldom on a CPU.
@@ -83,7 +84,7 @@ class FitConfig(BaseModel):
     out: Path | None = None
     resume: bool = False
     progress: bool = True
-    compile: Literal["never", "auto", "always"] = "never"
+    compile: Literal["never", "auto", "always"] = "auto"
     precision: Literal["full", "bf16"] = "full"
 
     def __init__(self, **values: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import Self
 
@@ -14,6 +15,7 @@ from bijectory.training.config import FitConfig
 
 CHUNK = 4096  # rows per validation chunk: memory stays bounded whatever the size of the held-out part
 CHUNK_VALUES = 1 << 18  # and values, for events as large as images
+GATHERED = 1 << 18  # values gathered at once in the order of an epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,18 @@ class Rows:
                 None if self.c is None else self.c[i:j],
                 None if self.weight is None else self.weight[i:j],
             )
+
+    def batches(self, order: Tensor, size: int, start: int) -> Iterator[Batch]:
+        """Batches in an order of rows, from batch ``start`` on.
+
+        Several batches are gathered at once: one by one, between steps that fill the caches with other things, costs ten
+        times more. Where a batch lies in memory does not depend on ``start``, as rounding in a product may hang on it.
+        """
+        many = max(1, self.within(len(order), GATHERED) // size)
+        for k, rows in enumerate(order.split(many * size)):
+            if (k + 1) * many > start:
+                columns = [itertools.repeat(None) if t is None else t.split(size) for t in self.take(rows)]
+                yield from itertools.islice(map(Batch, *columns), max(0, start - k * many), None)
 
     def weigh(self, batch: Batch) -> Tensor | float:
         """Rows that a batch counts for: its size, or the sum of its weights divided by the mean weight."""

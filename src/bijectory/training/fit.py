@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from bijectory.densities import Flow
 from bijectory.errors import ConfigError, check
 from bijectory.nets.redrawn import redrawn, redrawn_parts
 from bijectory.objectives import Batch, nll
@@ -27,6 +28,7 @@ from bijectory.training.session import Session
 from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
 from bijectory.training.update import Update, shorten
+from bijectory.transforms import Chain, Transform
 
 INIT_ROWS = 16384  # rows for the data-dependent initialisation: bounds its memory, statistics are within 1 %
 INIT_VALUES = 1 << 20  # the same for events as large as images, whose pixels add to the statistics
@@ -52,9 +54,8 @@ def fit(
     A run stopped by Ctrl-C, SIGTERM or a crash goes on with ``config.replace(resume=True)``. Where only steps end the
     run (no ``time_budget``) the result equals that of an uninterrupted one bit for bit, on the same machine with the same
     library versions and number of threads. With a budget the seconds already spent are counted, but the rates depend on
-    the clock. Compiled steps equal plain ones to rounding only: with ``compile="auto"``, which asks the clock when to begin,
-    a continued run equals an uninterrupted one to rounding; with ``"always"`` bit for bit in native kernels, and as far as
-    ``torch.compile`` makes the same code elsewhere.
+    the clock. Compiled steps equal plain ones to rounding only, so what ``compile="auto"`` decides at the start holds for
+    every continuation; ``torch.compile`` (``"always"`` for models without kernels) need not make the same code twice.
 
     Args:
         model: The module to train.
@@ -114,7 +115,7 @@ class Loop:
         self.model, self.params, self.train, self.valid = model, params, train, valid
         self.config, self.session, self.interrupts = config, session, interrupts
         self.objective = objective
-        self.compilation = Compilation(config.compile, model, objective, progress=config.progress)
+        self.compilation = Compilation(config.compile, model, objective)
         self.batch_size = min(config.batch_size, len(train))
         self.batches = -(-len(train) // self.batch_size)  # per epoch
         self.total_steps = config.total_steps(self.batches)
@@ -141,17 +142,27 @@ class Loop:
             if run.ema is not None:
                 run.ema.reset()
             run.best = guard.snapshot(self.model)
+        self.begin_compiled()
         self.earlier = run.seconds  # of the parts before this one
         for callback in self.callbacks:
             callback.on_start(run)
+
+    def begin_compiled(self) -> None:
+        """Compile the steps if asked for, or if the work ahead is worth it."""
+        run, config = self.run, self.config
+        steps = math.inf if self.total_steps is None else self.total_steps
+        budget = math.inf if config.time_budget is None else config.time_budget
+        run.compiled = self.compilation.begin(steps, self.batch_size, budget, earlier=run.compiled)
+        if config.compile == "auto" and config.progress:
+            print(self.compilation, file=sys.stderr, flush=True)
 
     def train_until_reason(self) -> str:
         """Epochs of steps until there is a reason to stop."""
         run = self.run
         reason = self.why_stop()
         while reason is None:
-            for rows in self.remaining_rows():
-                self.step(self.train.take(rows))
+            for batch in self.remaining_batches():
+                self.step(batch)
                 reason = self.after_step()
                 if reason is not None:
                     break
@@ -160,12 +171,12 @@ class Loop:
                 reason = reason or ended
         return reason
 
-    def remaining_rows(self) -> Iterator[Tensor]:
-        """Row numbers of the batches left in this epoch; the permutation follows from the generator's saved state."""
+    def remaining_batches(self) -> Iterator[Batch]:
+        """The batches left in this epoch; the permutation follows from the generator's saved state."""
         run = self.run
         run.order.set_state(run.order_state)
         order = torch.randperm(len(self.train), generator=run.order).to(self.train.x.device)
-        return iter(order.split(self.batch_size)[run.cursor :])
+        return self.train.batches(order, self.batch_size, run.cursor)
 
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, or a skipped one."""
@@ -187,8 +198,7 @@ class Loop:
             self.report = guard.skip(run, batch, loss)
         run.step += 1
         run.cursor += 1
-        before, run.seconds = run.seconds, self.earlier + time.monotonic() - self.started
-        self.compilation.after_step(run.seconds - before, self.ahead())
+        run.seconds = self.earlier + time.monotonic() - self.started
 
     def pull_gradients(self, batch: Batch, rows: float) -> tuple[Tensor, Tensor]:
         """The loss of a batch and the norm of its gradients, which are left in the parameters."""
@@ -199,13 +209,8 @@ class Loop:
         except Exception as error:
             if not compilation.give_up(error):
                 raise
+            self.run.compiled = False
             return self.pull_gradients(batch, rows)
-
-    def ahead(self) -> float:
-        """Seconds left where the clock ends the run, else minus the number of steps left."""
-        budget = self.config.time_budget
-        steps = math.inf if self.total_steps is None else self.total_steps - self.run.step
-        return -steps if budget is None else budget - self.run.seconds
 
     def after_step(self) -> str | None:
         """Tell the callbacks, look for a reason to stop, save if it is time."""
@@ -326,6 +331,7 @@ class Loop:
             signal=self.signum,
             skipped=run.skipped,
             report=self.report,
+            compilation=str(self.compilation),
         )
         for callback in self.callbacks:
             callback.on_stop(run, result)
@@ -352,7 +358,7 @@ def new_run(model: nn.Module, params: list[nn.Parameter], config: FitConfig) -> 
 def initialize(model: nn.Module, train: Rows) -> None:
     """Data-dependent initialisation, for models that have one."""
     method = getattr(model, "initialize", None)
-    if method is None:
+    if method is None or (type(model) is Flow and not any(map(_looks_at_data, model.modules()))):
         return
     rows = train.all()
     few = train.within(INIT_ROWS, INIT_VALUES)
@@ -360,3 +366,8 @@ def initialize(model: nn.Module, train: Rows) -> None:
         rows = train.take(torch.randperm(len(train))[:few].sort().values.to(train.x.device))
     with torch.no_grad():
         method(rows.x, rows.c)
+
+
+def _looks_at_data(module: nn.Module) -> bool:
+    """Whether a layer takes something from the rows; a chain, which leads them through all layers, does not by itself."""
+    return isinstance(module, Transform) and type(module).initialize not in (Transform.initialize, Chain.initialize)

@@ -23,6 +23,7 @@ def pack(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for index, state in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
     scalars = run.counters() | {"ema_updates": run.ema.updates if run.ema else 0, "history": run.history}
+    scalars["compiled"] = run.compiled
     return scalars, tensors
 
 
@@ -66,6 +67,7 @@ def unpack(run: Run, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     for name in COUNTERS:
         setattr(run, name, scalars[name])
     run.best_val = math.inf if scalars["best_val"] is None else scalars["best_val"]
+    run.compiled = scalars.get("compiled")  # None in checkpoints from before that was kept
     run.history = list(scalars["history"])
 
 

@@ -12,14 +12,19 @@ from torch import Tensor
 @contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, numpy and Python inside, and leave them untouched outside."""
-    outside = capture()
+    outside = torch.get_rng_state(), np.random.get_state(), random.getstate()  # as they are: capture() takes half a ms
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # the legacy global generator, which objectives and callbacks may use
     random.seed(seed)
     try:
         yield
     finally:
-        restore(outside)
+        torch.set_rng_state(outside[0])
+        np.random.set_state(outside[1])
+        random.setstate(outside[2])
+        if on_gpu:
+            torch.cuda.set_rng_state_all(on_gpu)
 
 
 def capture() -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ class Run:
         plateau_step: Step from which the plateau schedule counts.
         epoch_sums: ``(2,)`` on the CPU: sum of loss times rows in this epoch, and of rows.
         epoch_skipped: Steps skipped in this epoch.
+        compiled: Whether steps run compiled; None before that is decided.
         history: Records so far.
     """
 
@@ -66,6 +67,7 @@ class Run:
     best_step: int = 0
     plateau_step: int = 0
     epoch_skipped: int = 0
+    compiled: bool | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
@@ -94,6 +96,7 @@ class FitResult:
         signal: Number of the signal that interrupted, or None.
         skipped: Steps skipped because of a non-finite loss or gradient.
         report: For "non_finite": what was seen where.
+        compilation: Whether steps ran compiled at the end, and why.
 
     Example:
         >>> from bijectory import FitConfig, fit, real_nvp
@@ -112,3 +115,4 @@ class FitResult:
     signal: int | None = None
     skipped: int = 0
     report: str | None = None
+    compilation: str = ""

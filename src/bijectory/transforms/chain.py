@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from bijectory.ops.native import REALS, has_triton, native, on_gpu, prepare
 from bijectory.ops.shape import sum_event
 from bijectory.transforms.base import Transform
 from bijectory.transforms.continuous import Continuous
-from bijectory.transforms.fused import Run, fuse
+from bijectory.transforms.fused import Run, can_fuse, fuse
 from bijectory.transforms.fused_field import solved
+from bijectory.transforms.planar import Planar
 from bijectory.transforms.regions import Plan, Region, Way
+
+T = TypeVar("T")
 
 
 class Chain(Transform):
@@ -53,62 +57,63 @@ class Chain(Transform):
         self.context = max((t.context for t in transforms), default=0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
-            return plan(x, c)
-        if self._kernels is not None and is_direct(x):
-            with self._kernels():
-                return self._forward(x, c)
-        return self._forward(x, c)
+        plan = self._plan("forward", x)
+        return self._in_kernels(self._forward, x, c) if plan is None else plan(x, c)
 
     def _forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.event_dim
-        for t in self._steps or self:
+        for t in self._parts:
             x, ladj = t.forward(x, c)
             events += t.latent_event_dim - t.event_dim
             total = _add(total, ladj, x.dim() - events)
         return x, x.new_zeros(x.shape[: x.dim() - events]) if total is None else total
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
-            return plan(z, c)
-        if self._kernels is not None and is_direct(z):
-            with self._kernels():
-                return self._inverse(z, c)
-        return self._inverse(z, c)
+        plan = self._plan("inverse", z)
+        return self._in_kernels(self._inverse, z, c) if plan is None else plan(z, c)
 
     def _inverse(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         total, events = None, self.latent_event_dim
-        for t in reversed(self._steps or list(self)):
+        for t in reversed(self._parts):
             z, ladj = t.inverse(z, c)
             events += t.event_dim - t.latent_event_dim
             total = _add(total, ladj, z.dim() - events)
         return z, z.new_zeros(z.shape[: z.dim() - events]) if total is None else total
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        if self._plans and (plan := self._plans.get("forward")) and plan.applies(x):
-            return plan.without_ladj(x, c)
-        if self._kernels is not None and is_direct(x):
-            with self._kernels():
-                return self._encode(x, c)
-        return self._encode(x, c)
+        plan = self._plan("forward", x)
+        return self._in_kernels(self._encode, x, c) if plan is None else plan.without_ladj(x, c)
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        for t in self._steps or self:
+        for t in self._parts:
             x = t.encode(x, c)
         return x
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        if self._plans and (plan := self._plans.get("inverse")) and plan.applies(z):
-            return plan.without_ladj(z, c)
-        if self._kernels is not None and is_direct(z):
-            with self._kernels():
-                return self._decode(z, c)
-        return self._decode(z, c)
+        plan = self._plan("inverse", z)
+        return self._in_kernels(self._decode, z, c) if plan is None else plan.without_ladj(z, c)
 
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        for t in reversed(self._steps or list(self)):
+        for t in reversed(self._parts):
             z = t.decode(z, c)
         return z
+
+    @property
+    def _parts(self) -> Sequence[Transform | Run]:
+        """What runs one after the other."""
+        return self._steps or list(self)
+
+    def _plan(self, way: Way, x: Tensor) -> Plan | None:
+        """How compiled regions take ``x``, if there are any for it."""
+        plan = self._plans.get(way) if self._plans else None
+        return plan if plan and plan.applies(x) else None
+
+    def _in_kernels(self, function: Callable[[Tensor, Tensor | None], T], x: Tensor, c: Tensor | None) -> T:
+        """Call with kernels switched on, where they are wanted and can be."""
+        if self._kernels is None or not is_direct(x):
+            return function(x, c)
+        with self._kernels():
+            return function(x, c)
 
     def latent_shape(self, data_shape: torch.Size) -> torch.Size:
         for t in self:
@@ -147,7 +152,7 @@ def _add(total: Tensor | None, ladj: Tensor, batch_dim: int) -> Tensor:
 
 
 def use_native(module: nn.Module) -> bool:
-    """Let every chain and continuous flow in a module run in native kernels what they know, in place: ``Flow.compiled``.
+    """Let chains, planar maps and continuous flows run in native kernels what they know, in place: see ``Flow.compiled``.
 
     The kernels are compiled here, once for a machine, in a few seconds; on a GPU by Triton.
 
@@ -161,20 +166,23 @@ def use_native(module: nn.Module) -> bool:
         OSError: If there is no C++ compiler (on a GPU: no Triton), or it fails.
 
     Example:
-        >>> from bijectory import planar
-        >>> use_native(planar(2))
+        >>> from bijectory import radial
+        >>> use_native(radial(2))
         False
     """
-    chains, solutions = _native_chains(module), _native_solutions(module)
-    if chains or solutions:
+    chains, stacks, solutions = _native_chains(module), _native_stacks(module), _native_solutions(module)
+    found_any = bool(chains or stacks or solutions)
+    if found_any:
         dtype = next((p.dtype for p in module.parameters() if p.dtype in REALS), torch.float32)
         found = (getattr(m, "bijection", None) for chain in chains for m in chain.modules())
         prepare(_device(module), dtype, {spline.grid for spline in found if isinstance(spline, RationalQuadratic)})
     for chain in chains:
         chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
+    for stack in stacks:
+        stack._run = Run([stack])
     for solution in solutions:
         solution._kernels = solved
-    return bool(chains or solutions)
+    return found_any
 
 
 def has_native(module: nn.Module, *, solves: bool = True) -> bool:
@@ -185,13 +193,14 @@ def has_native(module: nn.Module, *, solves: bool = True) -> bool:
         solves: Whether continuous flows count; not for an objective that reads their fields alone.
 
     Example:
-        >>> from bijectory import nsf, planar, real_nvp
-        >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(planar(2))
+        >>> from bijectory import nsf, radial, real_nvp
+        >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(radial(2))
         (True, True, False)
     """
     if not all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()):
         return False
-    return bool(_native_chains(module)) or (solves and any(m.exact for m in _native_solutions(module, joint=True)))
+    solutions = [m for m in _native_solutions(module, joint=True) if m.exact] if solves else []
+    return bool(_native_chains(module) or _native_stacks(module) or solutions)
 
 
 def _native_chains(module: nn.Module) -> list[Chain]:
@@ -202,6 +211,11 @@ def _native_chains(module: nn.Module) -> list[Chain]:
         for c in chains
         if any(_is_spline(m) for m in c.modules()) or (whole and any(isinstance(s, Run) for s in fuse(list(c))))
     ]
+
+
+def _native_stacks(module: nn.Module) -> list[Planar]:
+    """Stacks of planar maps, on the CPU: those outside of chains run by themselves."""
+    return [m for m in module.modules() if isinstance(m, Planar) and can_fuse(m) and not on_gpu(_device(module))]
 
 
 def _native_solutions(module: nn.Module, *, joint: bool = False) -> list[Continuous]:
@@ -259,7 +273,10 @@ def plain_layers(module: nn.Module) -> None:
         >>> from bijectory import real_nvp
         >>> plain_layers(real_nvp(4))
     """
-    for chain in [m for m in module.modules() if isinstance(m, Chain)]:
-        chain._plans = chain._kernels = chain._steps = None
-    for solution in [m for m in module.modules() if isinstance(m, Continuous)]:
-        solution._kernels = None
+    for layer in module.modules():
+        if isinstance(layer, Chain):
+            layer._plans = layer._kernels = layer._steps = None
+        elif isinstance(layer, Planar):
+            layer._run = None
+        elif isinstance(layer, Continuous):
+            layer._kernels = None

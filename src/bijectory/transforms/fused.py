@@ -2,9 +2,9 @@
 
 A call costs what a few operations of torch cost, whatever the number of layers, and a block of rows goes through all of them
 while it is in the caches; see ``ops.layers``. A run takes couplings and autoregressive layers with the built-in perceptrons,
-rational-quadratic splines and affine maps, permutations and linear layers, in both directions. Where a call cannot be native
-(captured, transformed, of another dtype than the weights, derivatives through an inverse level by level), the layers run one
-by one as ever.
+rational-quadratic splines and affine maps, stacks of planar maps, and between them permutations, linear layers and
+elementwise affine maps, in both directions. Where a call cannot be native (captured, transformed, of another dtype than the
+weights, derivatives through an inverse level by level), the layers run one by one as ever.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,10 @@ from bijectory.ops.shape import expand_to_context, linear
 from bijectory.transforms.autoregressive import Autoregressive
 from bijectory.transforms.base import Inverse, Transform
 from bijectory.transforms.coupling import Coupling
+from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.linear import Linear
 from bijectory.transforms.permutation import Permutation
+from bijectory.transforms.planar import Planar
 
 Way = Literal["forward", "inverse"]
 Tensors = list[Tensor | None]
@@ -50,6 +52,10 @@ class Run:
                 Sources(layers[::-1], "inverse"),
             ),
         }
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether a call without context is native."""
+        return fits(x, None, self.ways["forward"][1])
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> latent."""
@@ -140,6 +146,10 @@ def can_fuse(layer: Transform) -> bool:
         return True
     if isinstance(layer, Linear):
         return layer.net is None
+    if type(layer) is Planar:
+        return layer.net is None
+    if type(layer) is Elementwise:
+        return layer.phi is not None and _is_affine(layer)
     if type(layer) is Coupling:
         return type(layer.net) is MLP and _has_kernel(layer.net) and _has_map(layer)
     if type(layer) is Autoregressive:
@@ -158,7 +168,11 @@ def _has_map(layer: Coupling | Autoregressive) -> bool:
     b = layer.bijection
     if type(b) is RationalQuadratic:
         return b.bins <= MOST_BINS and b.precision == "input"
-    return type(b) is Affine and b.max_log_scale is not None
+    return _is_affine(layer)
+
+
+def _is_affine(layer: Coupling | Autoregressive | Elementwise) -> bool:
+    return type(layer.bijection) is Affine and layer.bijection.max_log_scale is not None
 
 
 def _is_sorted(net: MaskedMLP) -> bool:
@@ -183,7 +197,11 @@ def describe(layer: Transform, way: Way) -> Spec:
         return Spec(own.features, permutes=True)
     if isinstance(own, Linear):
         return Spec(own.features)
+    if isinstance(own, Planar):
+        return Spec(own.features, inverse=way == "inverse", ridges=own.layers)
     net, b = own.net, own.bijection
+    if isinstance(own, Elementwise):
+        return Spec(own.features, bound=b.max_log_scale, inverse=way == "inverse", scales=True)
     grid = b.grid if isinstance(b, RationalQuadratic) else None
     bound = 0.0 if grid else b.max_log_scale
     widths = (*net.hidden, net.head.weight.shape[0])
@@ -223,6 +241,8 @@ class Sources:
                 facts = tuple(v for v in vars(own).values() if isinstance(v, (bool, int, float)))
                 self.linears.setdefault((type(own), own_way, facts), []).append((len(self.slots), own))
                 self.slots += [None, None, None]
+            elif isinstance(own, (Planar, Elementwise)):
+                self.slots += [(own._parameters, "phi"), None, None]
             else:
                 products: list[Dense | MaskedDense] = [*own.net.layers, own.net.head]
                 for product in products:
@@ -230,7 +250,7 @@ class Sources:
                 if own.context:
                     self.terms.append((len(self.slots), products[0]))
                 self.slots.append(None)
-        self.first = next(i for i, slot in enumerate(self.slots) if slot is not None and slot[1] == "weight")
+        self.first = next(i for i, slot in enumerate(self.slots) if slot is not None and slot[1] in ("weight", "phi"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -275,7 +295,7 @@ def _matrices(layers: Sequence[Linear], way: Way) -> tuple[Sequence[Tensor], Ten
 
 
 def fuse(layers: Sequence[Transform]) -> list[Transform | Run]:
-    """A chain with its runs in place of their layers; a run holds at least one conditioned layer."""
+    """A chain with its runs in place of their layers; a run holds at least one conditioned layer or planar map."""
     steps: list[Transform | Run] = []
     start = 0
     while start < len(layers):
@@ -283,7 +303,7 @@ def fuse(layers: Sequence[Transform]) -> list[Transform | Run]:
         while stop < len(layers) and can_fuse(layers[stop]) and _features(layers[stop]) == _features(layers[start]):
             stop += 1
         part = list(layers[start:stop])
-        if any(describe(layer, "forward").net for layer in part):
+        if any(spec.net or spec.ridges for spec in (describe(layer, "forward") for layer in part)):
             steps.append(Run(part))
         else:
             steps += part or [layers[start]]

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bijectory.errors import ConfigError, check
 from bijectory.ops.precision import as_precise_as, full_precision
-from bijectory.ops.ridge import gate, ridge_encode, ridge_forward, ridge_inverse
+from bijectory.ops.ridge import planar_ridges, ridge_encode, ridge_forward, ridge_inverse
 from bijectory.ops.shape import expand_to_context
 from bijectory.transforms.amortized import context_net, raw_parameters
 from bijectory.transforms.base import Transform
@@ -47,6 +48,7 @@ class Planar(Transform):
     """
 
     solver = "bracketed root"
+    _run: Any = None  # the same in native kernels; see `use_native`
 
     def __init__(
         self,
@@ -64,33 +66,30 @@ class Planar(Transform):
         self.phi = nn.Parameter(torch.cat((torch.zeros(layers, features), direction, offset), 1))
         self.net = context_net(net, self.phi, context, self.hidden)
 
-    def _ridges(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``u_hat``, ``w``, ``b`` and ``1 + w.u_hat``, as the kernels take them, with one ridge a layer."""
-        u, w, b = raw.split((self.features, self.features, 1), 1)
-        a = (w * u).sum(1, keepdim=True)
-        kappa, one_plus = gate(a)
-        norm = w.square().sum(1, keepdim=True) + torch.finfo(w.dtype).tiny
-        u_hat = u + (kappa - 1) * a / norm * w
-        return u_hat.unsqueeze(2), w.unsqueeze(1), b, one_plus
-
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
+        if self._run is not None and self._run.takes(x):
+            return self._run.forward(x)
         raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
         with full_precision(x.device.type):
-            return ridge_forward(x, *self._ridges(raw))
+            return ridge_forward(x, *planar_ridges(raw))
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
+        if self._run is not None and self._run.takes(x):
+            return self._run.encode(x)
         raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
         with full_precision(x.device.type):
-            return ridge_encode(x, *self._ridges(raw)[:3])
+            return ridge_encode(x, *planar_ridges(raw)[:3])
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
+        if self._run is not None and self._run.takes(z):
+            return self._run.inverse(z)
         raw = as_precise_as(z, raw_parameters(self.phi, self.net, c, z.dim() - 1))
         with full_precision(z.device.type):
-            u, w, b, one_plus = self._ridges(raw)
+            u, w, b, one_plus = planar_ridges(raw)
             return ridge_inverse(z, u, w, b, one_plus, one_plus.unsqueeze(1) - 1)

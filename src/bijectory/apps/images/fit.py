@@ -185,6 +185,7 @@ def fit_images(
             "best_epoch": result.best_epoch,
             "steps": result.steps,
             "seconds": round(result.seconds, 3),
+            "compilation": result.compilation,
             "scores": scores,
         }
         model.save(settings.out, metadata=facts)

@@ -5,18 +5,20 @@
 // beyond the last row is zero on the way in, and its derivatives are zero on the way back.
 #pragma once
 #include "product.h"
+#include "ridges.h"
 #include "spline.h"
 
 enum { DEEPEST = 8, BLOCK = 64, GROUP = 8 };  // products of a conditioner; rows of data in a block; blocks that share a layer
-enum { CONDITIONED = 0, MATRIX = 1, PERMUTATION = 2 };
+enum { CONDITIONED = 0, MATRIX = 1, PERMUTATION = 2, RIDGES = 3, SCALES = 4 };
 enum { AFFINE = 0, SPLINE = 1 };
 enum { RELU = 0, SILU = 1, TANH = 2, ELU = 3, SOFTPLUS = 4, LEAKY_RELU = 5 };
 
 // The same as _Layer in ops/layers.py. Tensors of a layer: weight and bias of every product, then the term of the context; of
-// a matrix: itself, its bias or null, null; of a permutation: an order of 64-bit integers, null, null.
+// a matrix: itself, its bias or null, null; of a permutation: an order of 64-bit integers, null, null; of ridges and scales: phi,
+// null, null.
 struct Layer {
-  int kind, map, act, depth, features, inputs, moved, planes, inverse, levels, sorted, tails, bins;
-  int width[DEEPEST];  // rows of every product; the last: planes * moved
+  int kind, map, act, depth, features, inputs, moved, planes, inverse, levels, packed, tails, bins;  // packed: kernels read its first tensor in another form
+  int width[DEEPEST];  // rows of every product; the last: planes * moved; of ridges: twice their number, `moved`
   double bound, min_bin, min_slope, raw_one;
   const int *in, *out;           // features that the conditioner reads, in the order of its limits, and those that move
   const int *limit[DEEPEST];     // see product.h; null: dense
@@ -126,13 +128,20 @@ template <typename T> void map_back(const Layer &l, const T *x, const T *phi, co
   }
 }
 
+// Numbers of a layer in the form that the kernels read; 0: as they are stored.
+inline i64 packed_size(const Layer &l) {
+  if (l.kind == RIDGES) return ridges_size(l.moved, l.features);
+  if (l.kind == SCALES) return 2 * l.features;
+  return l.packed ? i64(l.width[0]) * l.inputs : 0;
+}
+
 // ---- work space of a thread ---------------------------------------------------------------------------------------------
 
 template <typename T> struct Space {
-  T *x, *a, *from, *to, *lad, *act, *h[2], *g, *ga, *gphi, *gh[2], *turned, *sorted, *gsorted;
+  T *x, *a, *from, *to, *lad, *act, *h[2], *g, *ga, *gphi, *gh[2], *turned, *packed, *gpacked;
   i64 size;
   Space(const Layer *l, int n, T *base, bool back) {
-    i64 d = 1, moved = 1, total = 1, widest = 1, hidden = 1, packed = 0;
+    i64 d = 1, moved = 1, total = 1, widest = 1, hidden = 1, forms = 0;
     for (int i = 0; i < n; ++i) {
       if (l[i].features > d) d = l[i].features;
       if (l[i].moved > moved) moved = l[i].moved;
@@ -141,7 +150,7 @@ template <typename T> struct Space {
         if (l[i].width[k] > widest) widest = l[i].width[k];
         if (k + 1 < l[i].depth && l[i].width[k] > hidden) hidden = l[i].width[k];
       }
-      if (l[i].sorted) packed += i64(l[i].width[0]) * l[i].inputs;
+      forms += packed_size(l[i]);
     }
     size = 0;
     auto take = [&](i64 count) { T *p = base + size; size += (count + 31) / 32 * 32; return p; };
@@ -149,21 +158,40 @@ template <typename T> struct Space {
     from = take(moved * BLOCK); to = take(moved * BLOCK); lad = take(moved * BLOCK);
     act = take(total * BLOCK);
     h[0] = take(hidden * BLOCK); h[1] = take(hidden * BLOCK);
-    sorted = take(packed);
+    packed = take(forms);
     if (!back) return;
-    const i64 most = hidden > d ? hidden : d;
+    i64 most = hidden > d ? hidden : d;
+    for (int i = 0; i < n; ++i) if (l[i].kind == RIDGES && l[i].moved > most) most = l[i].moved;
     g = take(d * BLOCK * GROUP); ga = take(d * BLOCK); gphi = take(widest * BLOCK);
     gh[0] = take(most * BLOCK); gh[1] = take(most * BLOCK);
-    turned = take((most + 64) * BLOCK); gsorted = take(packed);
+    turned = take((most + 64) * BLOCK); gpacked = take(forms);
   }
 };
 
-// First weights whose columns are in the order of features, brought into the order of the limits.
-template <typename T> void sort_columns(const Layer *l, int n, const T *const *tensors, T *to) {
-  for (int i = 0; i < n; tensors += l[i++].tensors())
-    if (l[i].sorted)
+// Weights in the form that the kernels read: columns of first weights in the order of the limits, and what ridges.h packs.
+template <typename T> void pack(const Layer *l, int n, const T *const *tensors, T *to) {
+  for (int i = 0; i < n; to += packed_size(l[i]), tensors += l[i++].tensors())
+    if (l[i].kind == RIDGES) pack_ridges(to, tensors[0], l[i].moved, l[i].features);
+    else if (l[i].kind == SCALES) pack_scales(to, tensors[0], l[i].features, T(l[i].bound), l[i].inverse);
+    else if (l[i].packed)
       for (int r = 0; r < l[i].width[0]; ++r)
-        for (int k = 0; k < l[i].inputs; ++k) *to++ = tensors[0][r * l[i].inputs + l[i].in[k]];
+        for (int k = 0; k < l[i].inputs; ++k) to[r * l[i].inputs + k] = tensors[0][r * l[i].inputs + l[i].in[k]];
+}
+// Gradients of that form, added to those of the weights.
+template <typename T> void unpack(const Layer *l, int n, const T *const *tensors, const T *packed, T *from, T *const *gradients) {
+  for (int i = 0; i < n; ++i) {
+    const T *w = tensors[0];
+    T *g = gradients[0];
+    if (l[i].kind == RIDGES) unpack_ridges(g, w, packed, from, l[i].moved, l[i].features, l[i].inverse);
+    else if (l[i].kind == SCALES) unpack_scales(g, w, from, l[i].features, T(l[i].bound), l[i].inverse);
+    else if (l[i].packed)
+      for (int r = 0; r < l[i].width[0]; ++r)
+        for (int k = 0; k < l[i].inputs; ++k) g[r * l[i].inputs + l[i].in[k]] += from[r * l[i].inputs + k];
+    from += packed_size(l[i]);
+    packed += packed_size(l[i]);
+    tensors += l[i].tensors();
+    gradients += l[i].tensors();
+  }
 }
 
 // ---- one block through one layer ----------------------------------------------------------------------------------------
@@ -185,18 +213,6 @@ template <typename T> struct Term {  // what the context adds to the first produ
   i64 batch, at;
   int n;
 };
-
-// Along rows: sum[r] += rows[r, :]; the leading dimension is a whole number of vectors.
-template <typename T> void add_row_sums(T *sum, const T *rows, int n, int ld) {
-  enum { L = Lanes<T>::N };
-  for (int r = 0; r < n; ++r) {
-    typename Lanes<T>::V lanes = get(rows + r * ld);
-    for (int j = L; j < ld; j += L) lanes += get(rows + r * ld + j);
-    T total = 0;
-    for (int i = 0; i < L; ++i) total += lanes[i];
-    sum[r] += total;
-  }
-}
 
 // Weighted sums and activations of a conditioner; z holds them all, one product after the other, and the last is phi.
 template <typename T>
@@ -313,7 +329,7 @@ template <typename T>
 void step(const Layer &l, const T *const *w, const T *first, T *x, T *total, T *point, T *sums, const Part &part, i64 batch, Space<T> &s) {
   const int d = l.features, ld = part.ld;
   const i64 bytes = i64(d) * ld * sizeof(T);
-  if (point && !(l.kind == CONDITIONED && l.inverse)) __builtin_memcpy(point, x, bytes);
+  if (point && !l.inverse) __builtin_memcpy(point, x, bytes);
   if (l.kind == MATRIX) {
     product(s.a, w[0], d, x, ld, ld, d, d, nullptr, w[1], 1);
     __builtin_memcpy(x, s.a, bytes);
@@ -323,6 +339,15 @@ void step(const Layer &l, const T *const *w, const T *first, T *x, T *total, T *
     const i64 *order = (const i64 *)w[0];
     __builtin_memcpy(s.a, x, bytes);
     for (int f = 0; f < d; ++f) __builtin_memcpy(x + i64(f) * ld, s.a + order[f] * ld, ld * sizeof(T));
+    return;
+  }
+  if (l.kind == RIDGES || l.kind == SCALES) {
+    const Ridges<const T> r(first, l.moved, d);
+    T *t = sums ? sums : s.act;
+    if (l.kind == SCALES) scales(first, w[0], l.inverse, x, total, d, ld);
+    else if (l.inverse) ridges_inverse(r, x, total, t, part.n, ld);
+    else ridges(r, x, total, t, ld);
+    if (point && l.inverse) __builtin_memcpy(point, x, bytes);
     return;
   }
   const Term<T> term = {w[2 * l.depth], nullptr, batch, part.at, part.n};
@@ -358,6 +383,16 @@ void step_back(const Layer &l, const T *const *w, const T *first, T *const *gw, 
     for (int f = 0; f < d; ++f) __builtin_memcpy(g + order[f] * ld, s.ga + i64(f) * ld, ld * sizeof(T));
     return;
   }
+  if (l.kind == SCALES) { scales_back(first, l.inverse, g, gl, point, gfirst, d, ld); return; }
+  if (l.kind == RIDGES) {
+    const Ridges<const T> r(first, l.moved, d);
+    if (!sums) {
+      __builtin_memcpy(s.a, point, bytes);
+      ridges(r, s.a, s.lad, s.act, ld);  // of which only the slopes are read
+    }
+    ridges_back(r, Ridges<T>(gfirst, l.moved, d), l.inverse, g, gl, point, sums ? sums : s.act, s.gphi, s.turned, ld);
+    return;
+  }
   const Term<T> term = {w[2 * l.depth], gw[2 * l.depth], batch, part.at, part.n};
   const T *a = pick(point, l.in, l.inputs, ld, s.a);
   if (!sums) network(l, w, first, a, s.act, s.h, term, ld);
@@ -374,15 +409,13 @@ void step_back(const Layer &l, const T *const *w, const T *first, T *const *gw, 
     for (int j = 0; j < ld; ++j) g[i64(l.in[k]) * ld + j] += s.ga[i64(k) * ld + j];
 }
 
-inline i64 sorted_size(const Layer &l) { return l.sorted ? i64(l.width[0]) * l.inputs : 0; }
-
 // Results are (features, batch). `points` and `sums` are null, or keep of every block and layer the data point (features,
 // BLOCK) and the weighted sums of the conditioner (total, BLOCK) for the way back; `sums` may be null alone.
 template <typename T>
 void run(const Layer *l, int layers, const T *const *tensors, const T *x, i64 by_feature, i64 by_row, T *y, T *ladj, i64 batch,
          T *points, T *sums, T *space, i64 block0, i64 block1) {
   Space<T> s(l, layers, space, false);
-  sort_columns(l, layers, tensors, s.sorted);
+  pack(l, layers, tensors, s.packed);
   const i64 d = l[0].features, size = d * BLOCK;
   i64 all = 0;
   for (int i = 0; i < layers; ++i) all += l[i].total();
@@ -394,15 +427,15 @@ void run(const Layer *l, int layers, const T *const *tensors, const T *x, i64 by
       read_block(s.x + (b - b0) * size, x + part.at * by_row, by_feature, by_row, int(d), part.n, part.ld);
     }
     const T *const *w = tensors;
-    const T *sorted = s.sorted;
+    const T *packed = s.packed;
     i64 before = 0;
     for (int i = 0; i < layers; ++i) {
       for (i64 b = b0; b < b1; ++b) {
         T *point = points ? points + (b * layers + i) * size : nullptr, *own = sums ? sums + (b * all + before) * BLOCK : nullptr;
-        step(l[i], w, l[i].sorted ? sorted : w[0], s.x + (b - b0) * size, total[b - b0], point, own, part_of<T>(b, batch), batch, s);
+        step(l[i], w, packed_size(l[i]) ? packed : w[0], s.x + (b - b0) * size, total[b - b0], point, own, part_of<T>(b, batch), batch, s);
       }
       w += l[i].tensors();
-      sorted += sorted_size(l[i]);
+      packed += packed_size(l[i]);
       before += l[i].total();
     }
     for (i64 b = b0; b < b1; ++b) {
@@ -419,15 +452,15 @@ template <typename T>
 void run_back(const Layer *l, int layers, const T *const *tensors, const T *points, const T *sums, const T *gy, i64 by_feature,
               i64 by_row, const T *gladj, i64 gladj_by_row, T *gx, T *const *gradients, i64 batch, T *space, i64 block0, i64 block1) {
   Space<T> s(l, layers, space, true);
-  sort_columns(l, layers, tensors, s.sorted);
+  pack(l, layers, tensors, s.packed);
   const i64 d = l[0].features, size = d * BLOCK;
-  i64 all = 0, packed = 0, used = 0;
+  i64 all = 0, forms = 0, used = 0;
   for (int i = 0; i < layers; ++i) {
     all += l[i].total();
     used += l[i].tensors();
-    packed += sorted_size(l[i]);
+    forms += packed_size(l[i]);
   }
-  for (i64 i = 0; i < packed; ++i) s.gsorted[i] = 0;
+  for (i64 i = 0; i < forms; ++i) s.gpacked[i] = 0;
   for (i64 b0 = block0; b0 < block1; b0 += GROUP) {
     const i64 b1 = b0 + GROUP < block1 ? b0 + GROUP : block1;
     T gl[GROUP][BLOCK];
@@ -438,14 +471,15 @@ void run_back(const Layer *l, int layers, const T *const *tensors, const T *poin
     }
     const T *const *w = tensors + used;
     T *const *gw = gradients + used;
-    i64 sorted = packed, before = all;
+    i64 place = forms, before = all;
     for (int i = layers - 1; i >= 0; --i) {
       w -= l[i].tensors();
       gw -= l[i].tensors();
-      sorted -= sorted_size(l[i]);
+      const i64 own = packed_size(l[i]);
+      place -= own;
       before -= l[i].total();
       for (i64 b = b0; b < b1; ++b)
-        step_back(l[i], w, l[i].sorted ? s.sorted + sorted : w[0], gw, l[i].sorted ? s.gsorted + sorted : gw[0],
+        step_back(l[i], w, own ? s.packed + place : w[0], gw, own ? s.gpacked + place : gw[0],
                   s.g + (b - b0) * size, gl[b - b0], points + (b * layers + i) * size,
                   sums ? sums + (b * all + before) * BLOCK : nullptr, part_of<T>(b, batch), batch, s);
     }
@@ -455,10 +489,5 @@ void run_back(const Layer *l, int layers, const T *const *tensors, const T *poin
         __builtin_memcpy(gx + f * batch + part.at, s.g + (b - b0) * size + f * part.ld, part.n * sizeof(T));
     }
   }
-  const T *from = s.gsorted;
-  T *const *gw = gradients;
-  for (int i = 0; i < layers; gw += l[i++].tensors())
-    if (l[i].sorted)
-      for (int r = 0; r < l[i].width[0]; ++r)
-        for (int k = 0; k < l[i].inputs; ++k) gw[0][r * l[i].inputs + l[i].in[k]] += *from++;
+  unpack(l, layers, tensors, s.packed, s.gpacked, gradients);
 }

@@ -214,3 +214,15 @@ template <typename T> void product_outer(T *c, const T *a, i64 lda, const T *b, 
   ROWS(TALL) ROWS(4) ROWS(2) ROWS(1)
 #undef ROWS
 }
+
+// Along rows: sum[r] += rows[r, :]; the leading dimension is a whole number of vectors.
+template <typename T> void add_row_sums(T *sum, const T *rows, int n, int ld) {
+  enum { L = Lanes<T>::N };
+  for (int r = 0; r < n; ++r) {
+    typename Lanes<T>::V lanes = get(rows + r * ld);
+    for (int j = L; j < ld; j += L) lanes += get(rows + r * ld + j);
+    T total = 0;
+    for (int i = 0; i < L; ++i) total += lanes[i];
+    sum[r] += total;
+  }
+}

@@ -49,6 +49,24 @@ template <typename T> inline T exp_(T x) {
   return p * from_bits<T>((typename B::U)((typename B::I)n + B::BIAS) << B::MANT);
 }
 
+// exp, and without its rounding exp - 1.
+template <typename T> inline T exp_parts(T x, T &less_one) {
+  typedef Bits<T> B;
+  x = x < B::LOW ? B::LOW : x;
+  x = x > B::HIGH ? B::HIGH : x;
+  const T round = T(1.5) * T(typename B::U(1) << B::MANT);
+  const T n = (x * T(1.44269504088896340736) + round) - round;
+  T r = (x - n * B::LN2_HI) - n * B::LN2_LO;
+  constexpr Factorials<T> f;
+  T p = f.one_over[B::EXP_TERMS];
+#pragma GCC unroll 32
+  for (int k = B::EXP_TERMS - 1; k > 0; --k) p = p * r + f.one_over[k];
+  const T power = from_bits<T>((typename B::U)((typename B::I)n + B::BIAS) << B::MANT);
+  p *= r;
+  less_one = p * power + (power - 1);
+  return p * power + power;
+}
+
 template <int TERMS, typename T> inline T atanh_series(T s) {  // 2 atanh(s)
   T q = s * s, p = 0;
 #pragma GCC unroll 32

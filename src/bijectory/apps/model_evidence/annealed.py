@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bijectory.apps.evidence.estimate import MIN_ESS, EvidenceEstimate, judged
-from bijectory.apps.evidence.problem import Model, Problem
 from bijectory.apps.importance import psis
+from bijectory.apps.model_evidence.estimate import MIN_ESS, EvidenceEstimate, judged
+from bijectory.apps.model_evidence.problem import Model, Problem
 from bijectory.apps.variational.density import UnnormalizedDensity
 from bijectory.apps.variational.laplace import explore, moment_match, weighty
 from bijectory.apps.variational.mcmc import Latent, hamiltonian

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bijectory.apps.evidence.estimate import MIN_ESS, RHAT_LIMIT, EvidenceEstimate, judged
-from bijectory.apps.evidence.learned import learn_density
-from bijectory.apps.evidence.problem import Model, Problem, halves, log_mean_exp, read_draws
+from bijectory.apps.model_evidence.estimate import MIN_ESS, RHAT_LIMIT, EvidenceEstimate, judged
+from bijectory.apps.model_evidence.learned import learn_density
+from bijectory.apps.model_evidence.problem import Model, Problem, halves, log_mean_exp, read_draws
 from bijectory.apps.variational.convergence import ess, rhat
 from bijectory.apps.variational.diagnostics import weighted_draws
 from bijectory.apps.variational.proposal import log_mixture

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bijectory.apps.evidence.annealed import annealed_evidence
-from bijectory.apps.evidence.bridge import bridge_evidence
-from bijectory.apps.evidence.estimate import METHODS, EvidenceEstimate
-from bijectory.apps.evidence.harmonic import harmonic_evidence
-from bijectory.apps.evidence.importance import importance_evidence
-from bijectory.apps.evidence.problem import Model, Problem, halves, read_draws
-from bijectory.apps.evidence.verdict import Evidence
+from bijectory.apps.model_evidence.annealed import annealed_evidence
+from bijectory.apps.model_evidence.bridge import bridge_evidence
+from bijectory.apps.model_evidence.estimate import METHODS, EvidenceEstimate
+from bijectory.apps.model_evidence.harmonic import harmonic_evidence
+from bijectory.apps.model_evidence.importance import importance_evidence
+from bijectory.apps.model_evidence.problem import Model, Problem, halves, read_draws
+from bijectory.apps.model_evidence.verdict import Evidence
 from bijectory.apps.variational import Chains, VariationalPosterior, fit_posterior
 from bijectory.apps.variational.density import UnnormalizedDensity
 from bijectory.apps.variational.diagnostics import visit

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from bijectory.apps.evidence.estimate import MIN_ESS, EvidenceEstimate, judged
-from bijectory.apps.evidence.problem import Model, Problem
+from bijectory.apps.model_evidence.estimate import MIN_ESS, EvidenceEstimate, judged
+from bijectory.apps.model_evidence.problem import Model, Problem
 from bijectory.apps.variational.diagnostics import weighted_draws
 from bijectory.densities import Flow
 from bijectory.errors import ConfigError, check

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from bijectory.apps.evidence.evidence import evidence
-from bijectory.apps.evidence.models import ModelComparison, compare_models
-from bijectory.apps.evidence.verdict import Evidence
+from bijectory.apps.model_evidence.evidence import evidence
+from bijectory.apps.model_evidence.models import ModelComparison, compare_models
+from bijectory.apps.model_evidence.verdict import Evidence
 from bijectory.apps.variational import read_model
 from bijectory.errors import ConfigError, ConvergenceError, check
 from bijectory.io.fs import atomic_write
@@ -28,7 +28,7 @@ class EvidenceStudy:
         comparison: Of several models; None of one.
 
     Example:
-        >>> from bijectory.apps.evidence import EvidenceEstimate
+        >>> from bijectory.apps.model_evidence import EvidenceEstimate
         >>> EvidenceStudy((Evidence((EvidenceEstimate("bridge", -1.0, 0.1, {}, ()),)),), None).verdict
         'trusted: log Z = -1.0000 ± 0.1 nats (bridge); no second estimate to compare'
     """

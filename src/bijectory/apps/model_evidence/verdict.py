@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from bijectory.apps.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from bijectory.apps.model_evidence.estimate import EvidenceEstimate, EvidenceWarning
 
 LEVEL = 1e-3  # of the test of agreement
 RESOLUTION = 1e-3  # nats: rounding and the inverse of a flow; less matters to nobody

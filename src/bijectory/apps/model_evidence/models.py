@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bijectory.apps.evidence.estimate import EvidenceWarning
-from bijectory.apps.evidence.verdict import Evidence
+from bijectory.apps.model_evidence.estimate import EvidenceWarning
+from bijectory.apps.model_evidence.verdict import Evidence
 from bijectory.errors import ConfigError, check
 
 CERTAIN = 2.0  # standard errors between two evidences whose order can be told
@@ -36,7 +36,7 @@ class ModelComparison:
         odds: Prior odds, relative to each other.
 
     Example:
-        >>> from bijectory.apps.evidence import EvidenceEstimate
+        >>> from bijectory.apps.model_evidence import EvidenceEstimate
         >>> def of(name, log_z):
         ...     return Evidence((EvidenceEstimate("importance", log_z, 0.03, {}, ()),), name=name)
         >>> found = ModelComparison((of("A", -10.0), of("B", -14.0)), (1.0, 1.0))
@@ -168,7 +168,7 @@ def compare_models(
         Bayes Factors, Kass, Raftery 1995, JASA 90.
 
     Example:
-        >>> from bijectory.apps.evidence import EvidenceEstimate
+        >>> from bijectory.apps.model_evidence import EvidenceEstimate
         >>> def of(log_z):
         ...     return Evidence((EvidenceEstimate("bridge", log_z, 0.1, {}, ()),))
         >>> compare_models({"line": of(-20.0), "parabola": of(-18.0)}).preferred
