@@ -12,6 +12,7 @@ from bijectory.ops import field as native_field
 from bijectory.ops import native as native_module
 from bijectory.ops.field import SMOOTH
 from bijectory.ops.tableaus import TABLEAUS
+from bijectory.training.compilation import Compilation
 from bijectory.transforms import fused_field
 from bijectory.transforms.chain import has_native, plain_layers, use_native
 from bijectory.transforms.fused_field import can_solve
@@ -226,6 +227,9 @@ def test_what_the_kernels_know():
     assert not use_native(bj.Continuous(TimeMLP(2), steps=None))
     assert not use_native(bj.Continuous(TimeMLP(2), gradient="adjoint"))
     assert has_native(bj.cnf(2))
+    assert not has_native(bj.cnf(2), solves=False)
+    assert not has_native(bj.cnf(2, hidden=(4, 4, 4)))
+    assert not has_native(bj.Continuous(TimeMLP(2), trace="hutchinson"))
     estimated = bj.Continuous(TimeMLP(2, hidden=(8,)), trace="hutchinson")  # its point alone is solved in kernels
     fast = copy.deepcopy(estimated)
     assert use_native(fast)
@@ -322,6 +326,13 @@ def test_copies_run_their_own_weights(tmp_path, calls):
     again = bj.load(tmp_path)
     assert again.transform._kernels is None
     torch.testing.assert_close(again.log_prob(x, c), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_matching_reads_the_field_alone():
+    """There is nothing for the kernels in it, and ``compile="always"`` compiles it as a whole as ever."""
+    flow = bj.cnf(2, hidden=(8, 8))
+    for objective, found in ((bj.nll, True), (bj.objectives.FlowMatching(), False)):
+        assert Compilation("never", flow, objective, progress=False).worthwhile() is found
 
 
 def test_fit_trains_in_kernels(calls):

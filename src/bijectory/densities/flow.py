@@ -192,10 +192,11 @@ class Flow(Density):
         ``"native"``, on the CPU: couplings and autoregressive layers with their conditioners, affine or spline, stacks of
         planar maps without context, and the permutations, linear and elementwise affine layers between them, run in kernels
         of our own, neighbours in one call, in both directions and with first derivatives; rational-quadratic splines
-        elsewhere run in kernels too. They are compiled in a few seconds, once for a machine, and kept in the user's cache.
-        Small batches gain most, and draws of autoregressive flows. Second derivatives and ``torch.func`` take the plain
-        operations. On a GPU, where the flow must be already, rational-quadratic splines of up to 32 bins run in Triton
-        kernels, and nothing else changes.
+        elsewhere run in kernels too. So does ``Continuous`` on a fixed grid with a ``TimeMLP`` of one or two hidden layers
+        (of tanh, silu or softplus), an exact trace and gradients through the solver: the whole solve is one call. They are
+        compiled in a few seconds, once for a machine, and kept in the user's cache. Small batches gain most, and draws of
+        autoregressive flows. Second derivatives and ``torch.func`` take the plain operations. On a GPU, where the flow must
+        be already, rational-quadratic splines of up to 32 bins run in Triton kernels, and nothing else changes.
 
         ``"inductor"``, or another backend of ``torch.compile``: layers with closed forms are compiled in regions, the
         shortest run of layers that repeats, once for all repetitions and batch sizes. The first call of each direction

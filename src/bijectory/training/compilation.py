@@ -1,8 +1,8 @@
 """Compilation in a fit: never, always, or where the work ahead is worth what it costs.
 
-On the CPU couplings, autoregressive layers, planar maps and splines run in native kernels (see ``Flow.compiled``), compiled
-in seconds.
-``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for deep flows.
+On the CPU couplings, autoregressive layers, planar maps, splines and continuous flows run in native kernels (see
+``Flow.compiled``), compiled in seconds. ``"always"`` compiles other models as a whole with ``torch.compile``, objective
+included: minutes, for deep flows.
 On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
 see ``gradients.py``.
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from bijectory.bijections import RationalQuadratic
 from bijectory.objectives.batch import Objective
+from bijectory.objectives.matching import FlowMatching
 from bijectory.training.evaluate import compiled
 from bijectory.training.gradients import graphable
 from bijectory.transforms.chain import has_native, plain_layers, use_native
@@ -57,7 +58,7 @@ class Compilation:
         Returns:
             Whether steps run compiled; without a compiler they do not, after one warning.
         """
-        known = self.graphs or has_native(self.model)
+        known = self.graphs or has_native(self.model, solves=not isinstance(self.objective, FlowMatching))
         if self.mode == "auto" and not known:
             self.why = "there are no kernels for this model"
         elif self.mode == "auto" and earlier is not None:

@@ -185,17 +185,23 @@ def use_native(module: nn.Module) -> bool:
     return found_any
 
 
-def has_native(module: nn.Module) -> bool:
-    """Whether ``use_native`` would find something to do.
+def has_native(module: nn.Module, *, solves: bool = True) -> bool:
+    """Whether ``use_native`` would find something to do in log-densities.
+
+    Args:
+        module: A flow, or whatever holds chains.
+        solves: Whether continuous flows count; not for an objective that reads their fields alone.
 
     Example:
         >>> from bijectory import nsf, radial, real_nvp
         >>> has_native(nsf(2)), has_native(real_nvp(2)), has_native(radial(2))
         (True, True, False)
     """
-    return all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()) and bool(
-        _native_chains(module) or _native_stacks(module) or _native_solutions(module)
-    )
+    if not all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()):
+        return False
+    if solves and any(m.exact for m in _native_solutions(module, joint=True)):
+        return True
+    return bool(_native_chains(module) or _native_stacks(module))
 
 
 def _native_chains(module: nn.Module) -> list[Chain]:
@@ -213,9 +219,10 @@ def _native_stacks(module: nn.Module) -> list[Planar]:
     return [m for m in module.modules() if isinstance(m, Planar) and can_fuse(m) and not on_gpu(_device(module))]
 
 
-def _native_solutions(module: nn.Module) -> list[Continuous]:
-    """Continuous flows that the kernels solve, on the CPU."""
-    return [m for m in module.modules() if isinstance(m, Continuous) and m._has_kernel and not on_gpu(_device(module))]
+def _native_solutions(module: nn.Module, *, joint: bool = False) -> list[Continuous]:
+    """Continuous flows that the kernels solve on the CPU; with ``joint``, their exact traces too."""
+    found = [] if on_gpu(_device(module)) else module.modules()
+    return [m for m in found if isinstance(m, Continuous) and m._has_kernel(joint=joint)]
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -304,15 +304,14 @@ class Continuous(Stochastic, Redrawn):
             return found
         return self._joint(x, c, start, end, e, costs=costs)[0]
 
-    @property
-    def _has_kernel(self) -> bool:
-        """Whether the kernels know its solution, or that of the point alone."""
-        return self.steps is not None and self.gradient == "solver" and can_solve(self.field, joint=False)
+    def _has_kernel(self, *, joint: bool) -> bool:
+        """Whether the kernels know its solution, with ``joint`` or the point alone."""
+        return self.steps is not None and self.gradient == "solver" and can_solve(self.field, joint=joint)
 
     def _solve_native(self, x: Tensor, c: Tensor | None, start: float, end: float, *, joint: bool) -> State | None:
         """The end point, and the gathered trace if asked for, in one call of the kernels; None where they cannot."""
         field: Any = self.field
-        if self._kernels is None or not self._has_kernel or not can_solve(field, joint=joint) or not fits(field, x, c):
+        if self._kernels is None or not self._has_kernel(joint=joint) or not fits(field, x, c):
             return None
         return self._kernels(field, x, c, self.method, self.steps or 0, start, end, joint=joint)
 

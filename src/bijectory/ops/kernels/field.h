@@ -41,6 +41,26 @@ template <int A, typename T> void all_slopes(T *g, const T *a, const T *h, i64 n
 #pragma GCC ivdep
   for (i64 i = 0; i < n; ++i) g[i] = slope_at<A>(a[i], h[i]);
 }
+// total += weight * what rows of two matrices, or of one and a vector, give when multiplied and summed over rows.
+template <bool VECTOR, typename T> void add_products(T *total, T weight, const T *a, const T *g, int rows, int ld) {
+  typedef typename Lanes<T>::V V;
+  enum { L = Lanes<T>::N };
+  for (int j = 0; j < ld; j += L) {
+    V sum[4] = {};
+    int r = 0;
+    for (; r + 4 <= rows; r += 4)
+#pragma GCC unroll 4
+      for (int m = 0; m < 4; ++m) {
+        if (VECTOR) sum[m] += a[r + m] * get(g + (r + m) * ld + j);
+        else sum[m] += get(a + (r + m) * ld + j) * get(g + (r + m) * ld + j);
+      }
+    for (; r < rows; ++r) {
+      if (VECTOR) sum[0] += a[r] * get(g + r * ld + j);
+      else sum[0] += get(a + r * ld + j) * get(g + r * ld + j);
+    }
+    put(total + j, get(total + j) + weight * ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+  }
+}
 
 // ---- work space of a thread ---------------------------------------------------------------------------------------------
 
@@ -48,7 +68,7 @@ template <typename T> struct Stage {  // one evaluation of the field; each piece
   T *z, *v, *a, *h, *seen;            // point, velocity, inputs and outputs of the activations, core g1
 };
 template <typename T> struct Room {
-  T *z, *term, *g, *seen, *stages, *gz, *gk, *gpoint, *gterm, *back[2], *bend, *turned;
+  T *z, *term, *g, *seen, *stages, *gz, *gk, *gpoint, *gterm, *back[2], *bend, *turned, *first;
   i64 size, one;  // elements in all, and of a stage
   i64 d, total, last;
   Room(const Field &f, T *base, bool back_too) {
@@ -56,14 +76,16 @@ template <typename T> struct Room {
     size = 0;
     auto take = [&](i64 count) { T *p = base + size; size += (count + 31) / 32 * 32; return p; };
     one = (2 * d + 2 * total + last) * BLOCK;
-    z = take(d * BLOCK); term = take(f.width[0] * BLOCK); g = take(f.width[0] * BLOCK); seen = take(last * BLOCK);
+    z = take(d * BLOCK); term = take(f.width[0] * BLOCK); g = take(f.widest() * BLOCK); seen = take(last * BLOCK);
     stages = take(one * (back_too ? f.stages : 1) + (back_too ? 0 : f.stages * d * BLOCK));
     if (!back_too) return;
     const i64 most = f.widest();
     gz = take(d * BLOCK); gk = take(f.stages * d * BLOCK); gpoint = take(d * BLOCK); gterm = take(f.width[0] * BLOCK);
     back[0] = take(most * BLOCK); back[1] = take(most * BLOCK);
     bend = take(total * BLOCK); turned = take((most + 64) * BLOCK);
+    first = take(few() ? d * whole<T>(f.width[0]) : 0);
   }
+  bool few() const { return d < Lanes<T>::N; }  // then the gradient of the first weight is gathered transposed
   Stage<T> stage(int i) const {
     T *p = stages + i * one;
     return {p, p + d * BLOCK, p + 2 * d * BLOCK, p + (2 * d + total) * BLOCK, p + (2 * d + 2 * total) * BLOCK};
@@ -95,21 +117,12 @@ void velocity(const Field &f, const T *const *w, const T *drift, const T *term, 
 // total += weight * divergence; core g1 is left in s.seen.
 template <int A, typename T>
 void divergence(const Field &f, const T *once, T weight, const Stage<T> &s, T *g, T *total, int ld) {
-  T sum[BLOCK] = {};
   const i64 first = i64(f.width[0]) * ld;
-  if (f.hidden == 1) {
-    for (int r = 0; r < f.width[0]; ++r)
-#pragma GCC ivdep
-      for (int j = 0; j < ld; ++j) sum[j] += once[r] * slope_at<A>(s.a[r * ld + j], s.h[r * ld + j]);
-  } else {
-    all_slopes<A>(g, s.a, s.h, first);
-    product(s.seen, once, f.width[0], g, ld, ld, f.width[1], f.width[0], nullptr, (const T *)nullptr, 1);
-    const T *a = s.a + first, *h = s.h + first;
-    for (int r = 0; r < f.width[1]; ++r)
-#pragma GCC ivdep
-      for (int j = 0; j < ld; ++j) sum[j] += s.seen[r * ld + j] * slope_at<A>(a[r * ld + j], h[r * ld + j]);
-  }
-  for (int j = 0; j < ld; ++j) total[j] += weight * sum[j];
+  all_slopes<A>(g, s.a, s.h, first);
+  if (f.hidden == 1) { add_products<true>(total, weight, once, g, f.width[0], ld); return; }
+  product(s.seen, once, f.width[0], g, ld, ld, f.width[1], f.width[0], nullptr, (const T *)nullptr, 1);
+  all_slopes<A>(g, s.a + first, s.h + first, i64(f.width[1]) * ld);
+  add_products<false>(total, weight, s.seen, g, f.width[1], ld);
 }
 
 template <typename T> inline void turned_outer(T *c, const T *a, const T *b, int rows, int k, T *turned, int ld) {  // c += a·transpose(b)
@@ -175,7 +188,8 @@ void velocity_back(const Field &f, const T *const *w, T *const *gw, T *gdrift, c
   add_row_sums(gdrift, g, w0, ld);
   if (gw[2 * f.hidden + 2])
     for (i64 i = 0; i < i64(w0) * ld; ++i) r.gterm[i] += g[i];
-  turned_outer(gw[0], g, s.z, w0, f.features, r.turned, ld);
+  if (r.few()) turned_outer(r.first, s.z, g, f.features, w0, r.turned, ld);
+  else turned_outer(gw[0], g, s.z, w0, f.features, r.turned, ld);
   product_back(r.gpoint, w[0], g, ld, ld, w0, f.features, nullptr);
 }
 
@@ -232,6 +246,8 @@ void solve_back(const Field &f, const T *const *w, const T *points, const T *gy,
   const int d = f.features, w0 = f.width[0];
   const T *rows = w[2 * f.hidden + 2];
   T *grows = gw[2 * f.hidden + 2];
+  if (r.few())
+    for (i64 i = 0; i < i64(d) * w0; ++i) r.first[i] = 0;
   for (i64 b = block0; b < block1; ++b) {
     const Part p = part_of<T>(b, batch);
     const int ld = p.ld;
@@ -268,6 +284,9 @@ void solve_back(const Field &f, const T *const *w, const T *points, const T *gy,
     if (grows)
       for (int k = 0; k < w0; ++k) __builtin_memcpy(grows + k * batch + p.at, r.gterm + k * ld, p.n * sizeof(T));
   }
+  if (r.few())
+    for (int k = 0; k < w0; ++k)
+      for (int c = 0; c < d; ++c) gw[0][k * d + c] += r.first[c * w0 + k];
 }
 
 #define SMOOTH(F, ...)                                                                                                    \
