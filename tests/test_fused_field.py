@@ -215,6 +215,14 @@ def test_what_is_not_plain_takes_the_plain_solve(calls):
     assert len(calls) == 4
     with pytest.raises(RuntimeError, match="dtype"):
         fast.forward(x.double())
+    mixed = copy.deepcopy(fast)
+    mixed.field.net.layers[1].double()
+    with pytest.raises(RuntimeError, match="dtype"):
+        mixed.forward(x)
+    assert len(calls) == 4
+    with torch.device("meta"):
+        fast.encode(x)
+    assert len(calls) == 5
 
 
 def test_what_the_kernels_know():

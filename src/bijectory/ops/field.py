@@ -99,7 +99,7 @@ def stage_times(method: str, steps: int, start: float, end: float, dtype: torch.
     h = (end - start) / steps
     times = [start + k * h + c * h for k in range(steps) for c in TABLEAUS[method].c]
     with torch.inference_mode(mode=False):
-        return torch.tensor(times, dtype=torch.float64).to(dtype)
+        return torch.tensor(times, dtype=torch.float64, device="cpu").to(dtype)
 
 
 _SOLVE = (_P, _P, _P, _L, _L, _P, _P, _L, _P, _P, _L, _L)
@@ -122,14 +122,14 @@ def run(
         states on the way, for ``run_back``.
     """
     n, d, dtype, program = x.shape[0], solve.features, x.dtype, _program(solve)
-    y, ladj = torch.empty(d, n, dtype=dtype), torch.empty(n, dtype=dtype) if solve.joint else None
+    y, ladj = x.new_empty(d, n), x.new_empty(n) if solve.joint else None
     blocks = -(-n // BLOCK)
-    points = torch.empty(blocks, solve.steps, d * BLOCK, dtype=dtype) if keep else None
+    points = x.new_empty(blocks, solve.steps, d * BLOCK) if keep else None
     call, size, pointers = function(dtype, "field_solve", _SOLVE), program.space(dtype, back=False), _pointers(tensors)
     by_row, by_feature = x.stride()
 
     def part(first: int, last: int) -> None:
-        space = torch.empty(size, dtype=dtype)
+        space = x.new_empty(size)
         call(
             program.pointer, pointers, x.data_ptr(), by_feature, by_row, y.data_ptr(), _pointer(ladj), n, _pointer(points),
             space.data_ptr(), first, last,
@@ -144,7 +144,7 @@ def run_back(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Cotangents of ``x``, ``(batch, features)``, and of all tensors: those of the discrete solution, to rounding."""
     n, d, dtype, program = g_y.shape[0], solve.features, g_y.dtype, _program(solve)
-    g_x = torch.empty(d, n, dtype=dtype)
+    g_x = g_y.new_empty(d, n)
     call, size, pointers = function(dtype, "field_back", _BACK), program.space(dtype, back=True), _pointers(tensors)
     by_row, by_feature = g_y.stride()
     gradients: list[Tensor | None] = [None] * len(tensors)
@@ -154,7 +154,7 @@ def run_back(
     offsets = list(itertools.accumulate((tensors[i].numel() for i in summed), initial=0))  # type: ignore[union-attr]
 
     def part(first: int, last: int) -> Tensor:
-        flat, space = torch.zeros(offsets[-1], dtype=dtype), torch.empty(size, dtype=dtype)
+        flat, space = g_y.new_zeros(offsets[-1]), g_y.new_empty(size)
         own, start = _pointers(gradients), flat.data_ptr()
         for i, offset in zip(summed, offsets, strict=False):
             own[i] = start + offset * dtype.itemsize

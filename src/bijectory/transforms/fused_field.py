@@ -29,13 +29,12 @@ def can_solve(field: Field, *, joint: bool) -> bool:
 
 
 def fits(field: TimeMLP, x: Tensor, c: Tensor | None) -> bool:
-    """Whether a call can be native: on the CPU, of one dtype with the weights and the context, without autocast."""
+    """Whether a call can be native: on the CPU, of one dtype with all weights and the context, without autocast."""
     if x.dtype not in REALS or x.device.type != "cpu" or not is_direct(x) or torch.is_autocast_enabled("cpu"):
         return False
-    weight = field.time_weight
-    return (
-        weight.dtype == x.dtype and weight.device == x.device and (c is None or (c.dtype == x.dtype and is_direct(c)))
-    )
+    if c is not None and (c.dtype != x.dtype or c.device != x.device or not is_direct(c)):
+        return False
+    return all(t.dtype == x.dtype and t.device == x.device for t in field._tensors(None))
 
 
 def solved(

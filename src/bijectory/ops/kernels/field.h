@@ -114,13 +114,22 @@ void velocity(const Field &f, const T *const *w, const T *drift, const T *term, 
   product(s.v, w[2 * f.hidden], columns, in, ld, ld, f.features, columns, nullptr, w[2 * f.hidden + 1], 1);
 }
 
-// total += weight * divergence; core g1 is left in s.seen.
+// What the slopes of the first of two hidden layers are in the divergence: s.seen = core g1, with g1 in g.
+template <int A, typename T> void see(const Field &f, const T *core, const Stage<T> &s, T *g, int ld) {
+  all_slopes<A>(g, s.a, s.h, i64(f.width[0]) * ld);
+  product(s.seen, core, f.width[0], g, ld, ld, f.width[1], f.width[0], nullptr, (const T *)nullptr, 1);
+}
+
+// total += weight * divergence.
 template <int A, typename T>
 void divergence(const Field &f, const T *once, T weight, const Stage<T> &s, T *g, T *total, int ld) {
   const i64 first = i64(f.width[0]) * ld;
-  all_slopes<A>(g, s.a, s.h, first);
-  if (f.hidden == 1) { add_products<true>(total, weight, once, g, f.width[0], ld); return; }
-  product(s.seen, once, f.width[0], g, ld, ld, f.width[1], f.width[0], nullptr, (const T *)nullptr, 1);
+  if (f.hidden == 1) {
+    all_slopes<A>(g, s.a, s.h, first);
+    add_products<true>(total, weight, once, g, f.width[0], ld);
+    return;
+  }
+  see<A>(f, once, s, g, ld);
   all_slopes<A>(g, s.a + first, s.h + first, i64(f.width[1]) * ld);
   add_products<false>(total, weight, s.seen, g, f.width[1], ld);
 }
@@ -265,10 +274,7 @@ void solve_back(const Field &f, const T *const *w, const T *points, const T *gy,
         const Stage<T> s = r.stage(i);
         point_of(f, i, z, r, s, true, ld);
         velocity<A>(f, w, w[1] + i64(step * f.stages + i) * w0, rows ? r.term : nullptr, s, ld);
-        if (f.joint && f.b[i] != 0 && f.hidden == 2) {
-          all_slopes<A>(r.g, s.a, s.h, i64(w0) * ld);
-          product(s.seen, w[2 * f.hidden + 3], w0, r.g, ld, ld, f.width[1], w0, nullptr, (const T *)nullptr, 1);
-        }
+        if (f.joint && f.b[i] != 0 && f.hidden == 2) see<A>(f, w[2 * f.hidden + 3], s, r.g, ld);
         T *gk = r.gk + i * d * BLOCK;
         for (i64 k = 0; k < n; ++k) gk[k] = T(f.b[i]) * r.gz[k];
       }
