@@ -1,6 +1,7 @@
 """Continuous flows in native kernels: equal to the plain solve, in derivatives too; used where they can be, only there."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -339,8 +340,10 @@ def test_copies_run_their_own_weights(tmp_path, calls):
 def test_matching_reads_the_field_alone():
     """There is nothing for the kernels in it, and ``compile="always"`` compiles it as a whole as ever."""
     flow = bj.cnf(2, hidden=(8, 8))
-    for objective, found in ((bj.nll, True), (bj.objectives.FlowMatching(), False)):
-        assert Compilation("never", flow, objective).worthwhile() is found
+    for objective, found in ((bj.nll, "plain steps ahead"), (bj.objectives.FlowMatching(), "no kernels")):
+        compilation = Compilation("auto", flow, objective)
+        assert not compilation.begin(1, 256, math.inf, earlier=None)
+        assert found in compilation.why
 
 
 def test_fit_trains_in_kernels(calls):

@@ -1,8 +1,8 @@
 """Compilation in a fit: never, always, or where the work ahead is worth what it costs.
 
 On the CPU couplings, autoregressive layers, planar maps, splines and continuous flows run in native kernels (see
-``Flow.compiled``), compiled in seconds.
-``"always"`` compiles other models as a whole with ``torch.compile``, objective included: minutes, for deep flows.
+``Flow.compiled``), compiled in seconds. ``"always"`` compiles other models as a whole with ``torch.compile``, objective
+included: minutes, for deep flows.
 On a GPU the kernels are Triton's, and steps that can be are captured as a CUDA graph instead of being compiled as a whole;
 see ``gradients.py``.
 
@@ -61,7 +61,7 @@ class Compilation:
         Returns:
             Whether steps run compiled; without a compiler they do not, after one warning.
         """
-        known = self.worthwhile()
+        known = self.graphs or has_native(self.model, solves=not isinstance(self.objective, FlowMatching))
         if self.mode == "auto" and not known:
             self.why = "there are no kernels for this model"
         elif self.mode == "auto" and earlier is not None:
@@ -73,10 +73,6 @@ class Compilation:
         elif self.mode == "always":
             self.loss, self.active = compiled(self.objective), True
         return self.active
-
-    def worthwhile(self) -> bool:
-        """Whether there are kernels for the model in this objective, or its steps can be captured."""
-        return self.graphs or has_native(self.model, solves=not isinstance(self.objective, FlowMatching))
 
     def pays(self, ahead: float) -> bool:
         """Whether kernels are worth their compilation for so many seconds of plain steps."""

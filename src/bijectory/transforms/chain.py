@@ -199,8 +199,9 @@ def has_native(module: nn.Module, *, solves: bool = True) -> bool:
     """
     if not all(has_triton() if on_gpu(p.device) else p.device.type == "cpu" for p in module.parameters()):
         return False
-    solutions = [m for m in _native_solutions(module, joint=True) if m.exact] if solves else []
-    return bool(_native_chains(module) or _native_stacks(module) or solutions)
+    if solves and any(m.exact for m in _native_solutions(module, joint=True)):
+        return True
+    return bool(_native_chains(module) or _native_stacks(module))
 
 
 def _native_chains(module: nn.Module) -> list[Chain]:
