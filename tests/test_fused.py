@@ -14,6 +14,7 @@ from bijectory.ops.layers import ACTIVATIONS, plain
 from bijectory.transforms import fused
 from bijectory.transforms.chain import use_native
 from bijectory.transforms.fused import Run, can_fuse, fuse, one_by_one
+from kernel_support import close, derivatives
 
 pytestmark = [
     pytest.mark.skipif(native_module.compiler() is None, reason="there is no C++ compiler"),
@@ -75,28 +76,6 @@ def inputs(chain, batch, dtype=torch.float64):
     x = 1.5 * torch.randn(*batch, 5, generator=g, dtype=torch.float64)
     c = torch.randn(*batch, 2, generator=g, dtype=torch.float64) if chain.context else None
     return x.to(dtype), None if c is None else c.to(dtype)
-
-
-def derivatives(chain, way, x, c):
-    """Results, and gradients of everything."""
-    x = x.clone().requires_grad_()
-    c = None if c is None else c.clone().requires_grad_()
-    chain.zero_grad()
-    y, ladj = getattr(chain, way)(x, c)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
-    (
-        (y * weights).sum() + (ladj * torch.linspace(1, 2, ladj.numel(), dtype=y.dtype).reshape(ladj.shape)).sum()
-    ).backward()
-    return [y.detach(), ladj.detach(), x.grad, *([] if c is None else [c.grad]), *(p.grad for p in chain.parameters())]
-
-
-def close(ours, theirs, tolerance):
-    for a, b in zip(ours, theirs, strict=True):
-        if b is None or a is None:
-            assert all(t is None or not t.any() for t in (a, b))
-        else:
-            assert a.shape == b.shape
-            assert (a - b).abs().le(tolerance * (1 + b.abs().max() if b.numel() else 1)).all(), (a - b).abs().max()
 
 
 @pytest.mark.parametrize("way", ["forward", "inverse"])

@@ -17,6 +17,7 @@ from bijectory.training.compilation import Compilation
 from bijectory.transforms import fused_field
 from bijectory.transforms.chain import has_native, plain_layers, use_native
 from bijectory.transforms.fused_field import can_solve
+from kernel_support import close, derivatives
 
 pytestmark = [
     pytest.mark.skipif(native_module.compiler() is None, reason="there is no C++ compiler"),
@@ -39,32 +40,6 @@ def inputs(layer, *batch, dtype=torch.float64):
     g = torch.Generator().manual_seed(2)
     x = torch.randn(*batch, layer.field.features, generator=g, dtype=torch.float64).to(dtype)
     return x, torch.randn(*batch, layer.context, generator=g, dtype=torch.float64).to(dtype) if layer.context else None
-
-
-def derivatives(layer, way, x, c):
-    """Results, and gradients of everything: ``way`` may be that of the point alone."""
-    x = x.detach().requires_grad_()
-    c = None if c is None else c.detach().requires_grad_()
-    layer.zero_grad()
-    found = getattr(layer, way)(x, c)
-    found = found if isinstance(found, tuple) else (found,)
-    total = sum((t * torch.linspace(-1, 2, t.numel(), dtype=t.dtype).reshape(t.shape)).sum() for t in found)
-    total.backward()
-    return [
-        *(t.detach() for t in found),
-        x.grad,
-        *([] if c is None else [c.grad]),
-        *(p.grad for p in layer.parameters()),
-    ]
-
-
-def close(ours, theirs, tolerance):
-    for a, b in zip(ours, theirs, strict=True):
-        if b is None or a is None:
-            assert all(t is None or not t.any() for t in (a, b))
-        else:
-            assert a.shape == b.shape
-            assert (a - b).abs().le(tolerance * (1 + b.abs().max() if b.numel() else 1)).all(), (a - b).abs().max()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from bijectory.ops.layers import plain
 from bijectory.transforms import fused
 from bijectory.transforms.chain import has_native, plain_layers, use_native
 from bijectory.transforms.fused import Run
+from kernel_support import close, derivatives
 
 pytestmark = [
     pytest.mark.skipif(native_module.compiler() is None, reason="there is no C++ compiler"),
@@ -34,24 +35,6 @@ def pair(features, layers, dtype=torch.float64, scale=0.7):
 
 def points(*shape, dtype=torch.float64):
     return (1.5 * torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).to(dtype)
-
-
-def derivatives(f, way, x):
-    """Results, and gradients of everything."""
-    x = x.clone().requires_grad_()
-    f.zero_grad()
-    y, ladj = getattr(f, way)(x)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
-    more = torch.linspace(1, 2, ladj.numel(), dtype=y.dtype).reshape(ladj.shape)
-    ((y * weights).sum() + (ladj * more).sum()).backward()
-    return [y.detach(), ladj.detach(), x.grad, *(p.grad for p in f.parameters())]
-
-
-def close(ours, theirs, tolerance):
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.shape == b.shape
-        assert a.dtype == b.dtype
-        assert (a - b).abs().le(tolerance * (1 + (b.abs().max() if b.numel() else 0))).all(), (a - b).abs().max()
 
 
 @pytest.mark.parametrize("way", WAYS)

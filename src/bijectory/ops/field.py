@@ -9,13 +9,12 @@ import ctypes
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors
 
-from bijectory.ops.layers import ACTIVATIONS, BLOCK, DEEPEST
+from bijectory.ops.layers import ACTIVATIONS, BLOCK, DEEPEST, Summed, address, addresses
 from bijectory.ops.native import function, in_threads
 from bijectory.ops.tableaus import TABLEAUS
 
@@ -125,13 +124,13 @@ def run(
     y, ladj = x.new_empty(d, n), x.new_empty(n) if solve.joint else None
     blocks = -(-n // BLOCK)
     points = x.new_empty(blocks, solve.steps, d * BLOCK) if keep else None
-    call, size, pointers = function(dtype, "field_solve", _SOLVE), program.space(dtype, back=False), _pointers(tensors)
+    call, size, pointers = function(dtype, "field_solve", _SOLVE), program.space(dtype, back=False), addresses(tensors)
     by_row, by_feature = x.stride()
 
     def part(first: int, last: int) -> None:
         space = x.new_empty(size)
         call(
-            program.pointer, pointers, x.data_ptr(), by_feature, by_row, y.data_ptr(), _pointer(ladj), n, _pointer(points),
+            program.pointer, pointers, x.data_ptr(), by_feature, by_row, y.data_ptr(), address(ladj), n, address(points),
             space.data_ptr(), first, last,
         )  # fmt: skip
 
@@ -145,36 +144,21 @@ def run_back(
     """Cotangents of ``x``, ``(batch, features)``, and of all tensors: those of the discrete solution, to rounding."""
     n, d, dtype, program = g_y.shape[0], solve.features, g_y.dtype, _program(solve)
     g_x = g_y.new_empty(d, n)
-    call, size, pointers = function(dtype, "field_back", _BACK), program.space(dtype, back=True), _pointers(tensors)
+    call, size, pointers = function(dtype, "field_back", _BACK), program.space(dtype, back=True), addresses(tensors)
     by_row, by_feature = g_y.stride()
     gradients: list[Tensor | None] = [None] * len(tensors)
     if (term := tensors[program.term]) is not None:  # written; the others are summed, in one piece of memory
         gradients[program.term] = torch.empty_like(term)
-    summed = [i for i, t in enumerate(tensors) if t is not None and i != program.term]
-    offsets = list(itertools.accumulate((tensors[i].numel() for i in summed), initial=0))  # type: ignore[union-attr]
+    summed = Summed([(i, t) for i, t in enumerate(tensors) if t is not None and i != program.term])
 
     def part(first: int, last: int) -> Tensor:
-        flat, space = g_y.new_zeros(offsets[-1]), g_y.new_empty(size)
-        own, start = _pointers(gradients), flat.data_ptr()
-        for i, offset in zip(summed, offsets, strict=False):
-            own[i] = start + offset * dtype.itemsize
+        own, space = addresses(gradients), g_y.new_empty(size)
+        flat = summed.fresh(own, g_y)
         call(
-            program.pointer, pointers, points.data_ptr(), g_y.data_ptr(), by_feature, by_row, _pointer(g_ladj),
+            program.pointer, pointers, points.data_ptr(), g_y.data_ptr(), by_feature, by_row, address(g_ladj),
             0 if g_ladj is None else g_ladj.stride(0), g_x.data_ptr(), own, n, space.data_ptr(), first, last,
         )  # fmt: skip
         return flat
 
-    flat, *others = in_threads(part, -(-n // BLOCK), program.least)
-    for other in others:
-        flat += other
-    for i, piece in zip(summed, _unflatten_dense_tensors(flat, [tensors[i] for i in summed]), strict=True):
-        gradients[i] = piece
+    summed.deal(in_threads(part, -(-n // BLOCK), program.least), gradients)
     return g_x.mT, gradients
-
-
-def _pointer(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*[_pointer(t) for t in tensors])

@@ -194,14 +194,14 @@ def run(
             sums = torch.empty(blocks, program.sums * BLOCK, dtype=dtype)
         kept = Kept(points, sums)
     call = function(dtype, "layers_run", _RUN)
-    size, pointers = program.space(dtype, back=False), _pointers(tensors)
+    size, pointers = program.space(dtype, back=False), addresses(tensors)
     by_row, by_feature = x.stride()
 
     def part(first: int, last: int) -> None:
         space = torch.empty(size, dtype=dtype)
         call(
             program.layers, len(program.specs), pointers, x.data_ptr(), by_feature, by_row, y.data_ptr(), ladj.data_ptr(),
-            n, _pointer(points), _pointer(sums), space.data_ptr(), first, last,
+            n, address(points), address(sums), space.data_ptr(), first, last,
         )  # fmt: skip
 
     in_threads(part, blocks, LEAST)
@@ -216,41 +216,65 @@ def run_back(
     g_x = torch.empty(d, n, dtype=dtype)
     blocks = -(-n // BLOCK)
     call = function(dtype, "layers_back", _BACK)
-    size, pointers = program.space(dtype, back=True), _pointers(tensors)
+    size, pointers = program.space(dtype, back=True), addresses(tensors)
     by_row, by_feature = g_y.stride()
     gradients: list[Tensor | None] = [None] * len(tensors)
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
         if (term := tensors[i]) is not None:
             gradients[i] = torch.empty_like(term)
-    weights = [(i, t) for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.dtype == dtype]
-    offsets = list(itertools.accumulate([t.numel() for _, t in weights], initial=0))
+    summed = Summed(
+        [(i, t) for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.dtype == dtype]
+    )
 
     def part(first: int, last: int) -> Tensor:
-        flat, space = torch.zeros(offsets[-1], dtype=dtype), torch.empty(size, dtype=dtype)
-        own, start = _pointers(gradients), flat.data_ptr()
-        for (i, _), offset in zip(weights, offsets, strict=False):
-            own[i] = start + offset * dtype.itemsize
+        own, space = addresses(gradients), torch.empty(size, dtype=dtype)
+        flat = summed.fresh(own, g_y)
         call(
-            program.layers, len(program.specs), pointers, kept.points.data_ptr(), _pointer(kept.sums), g_y.data_ptr(),
+            program.layers, len(program.specs), pointers, kept.points.data_ptr(), address(kept.sums), g_y.data_ptr(),
             by_feature, by_row, g_ladj.data_ptr(), g_ladj.stride(0), g_x.data_ptr(), own, n, space.data_ptr(), first, last,
         )  # fmt: skip
         return flat
 
-    flat, *others = in_threads(part, blocks, LEAST)
-    for other in others:
-        flat += other
-    # One call for the views: from Python each would cost as much as a small product.
-    for (i, _), piece in zip(weights, _unflatten_dense_tensors(flat, [t for _, t in weights]), strict=True):
-        gradients[i] = piece
+    summed.deal(in_threads(part, blocks, LEAST), gradients)
     return g_x.mT, gradients
 
 
-def _pointer(t: Tensor | None) -> int | None:
+def address(t: Tensor | None) -> int | None:
+    """Where a tensor lies; None for none."""
     return None if t is None else t.data_ptr()
 
 
-def _pointers(tensors: Sequence[Tensor | None]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
+def addresses(tensors: Sequence[Tensor | None]) -> Any:
+    """Where tensors lie, as an array for the kernels."""
+    return (ctypes.c_void_p * len(tensors))(*[address(t) for t in tensors])
+
+
+class Summed:
+    """Gradients that every thread adds up in one piece of memory of its own.
+
+    Args:
+        members: The tensors, with their places among all.
+    """
+
+    def __init__(self, members: Sequence[tuple[int, Tensor]]) -> None:
+        self.members = members
+        self.offsets = list(itertools.accumulate((t.numel() for _, t in members), initial=0))
+
+    def fresh(self, own: Any, like: Tensor) -> Tensor:
+        """A thread's piece, zero; its addresses go into ``own``."""
+        flat = torch.zeros(self.offsets[-1], dtype=like.dtype, device=like.device)
+        start = flat.data_ptr()
+        for (i, _), offset in zip(self.members, self.offsets, strict=False):
+            own[i] = start + offset * flat.element_size()
+        return flat
+
+    def deal(self, pieces: Sequence[Tensor], gradients: list[Tensor | None]) -> None:
+        """Add the pieces up, and hand every gradient its part, all in one call: singly each would cost a small product."""
+        flat, *others = pieces
+        for other in others:
+            flat += other
+        for (i, _), g in zip(self.members, _unflatten_dense_tensors(flat, [t for _, t in self.members]), strict=True):
+            gradients[i] = g
 
 
 # ---- the same in plain operations: what the kernels are held against, and what is differentiated twice -------------------
