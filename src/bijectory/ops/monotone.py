@@ -20,6 +20,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bijectory.ops.scalar import where_valid
+
 _GROWTH = 8.0
 
 
@@ -104,17 +106,18 @@ def box_inverse(
         iterations: Steps of the search.
 
     Returns:
-        ``x`` and the logarithm of ``dx/dy``.
+        ``x`` and the logarithm of ``dx/dy``; NaN where the search did not reach ``y``.
     """
     with torch.no_grad():
         edge = torch.full_like(y, bound)
         (low, log_left), (high, log_right) = f(-edge, *params), f(edge, *params)
         left = -bound + (y - low).clamp(max=0) * (-log_left).exp()
         right = bound + (y - high).clamp(min=0) * (-log_right).exp()
-        slack = 8 * torch.finfo(left.dtype).eps
         lower, upper = torch.where(y > high, edge, left), torch.where(y < low, -edge, right)
-        lower, upper = lower - slack * lower.abs(), upper + slack * upper.abs()
-    x, _ = monotone_inverse(lambda v, *p: f(v, *p)[0], y, params, lower, upper, iterations=iterations, expansions=0)
+    x, residual = monotone_inverse(
+        lambda v, *p: f(v, *p)[0], y, params, lower, upper, iterations=iterations, expansions=0
+    )
+    x = where_valid(residual <= torch.finfo(y.dtype).eps ** 0.5 * (1 + y.abs()), x)
     return x, -f(x, *params)[1]
 
 
@@ -138,9 +141,14 @@ def _solve(
         )
         f_a, f_b = f(a) - y, f(b) - y
         stride = stride * _GROWTH
+    # An end that is beyond its target, if only by rounding, is the nearest there is: the search must not leave it.
+    beyond, short = f_a > 0, f_b < 0
+    a, f_a, b, f_b = (
+        torch.where(short, b, a), torch.where(short, f_b, f_a), torch.where(beyond, a, b), torch.where(beyond, f_a, f_b)
+    )  # fmt: skip
 
     # From here a is the newest point, the root lies between a and b, and c is the point that was dropped last.
-    eps = torch.finfo(f_a.dtype).eps
+    eps, tiny = torch.finfo(f_a.dtype).eps, torch.finfo(f_a.dtype).tiny
     t: Tensor | float = 0.5
     for _ in range(iterations):
         x = a + t * (b - a)
@@ -153,7 +161,8 @@ def _solve(
         trusted = (1 - (1 - xi).sqrt() < rise) & (rise < xi.sqrt())
         t = f_a / (f_b - f_a) * f_c / (f_b - f_c) + (c - a) / (b - a) * f_a / (f_c - f_a) * f_b / (f_c - f_b)
         t = torch.where(trusted, t, 0.5)
-        margin = (eps * a.abs() / (b - a).abs()).clamp(max=0.5)  # step over the root by one place, to close the bracket
+        # Step over the root by one place, to close the bracket.
+        margin = (eps * a.abs() / (b - a).abs().clamp(min=tiny)).clamp(max=0.5)
         t = torch.minimum(torch.maximum(t, margin), 1 - margin)
 
     newest = f_a.abs() <= f_b.abs()
