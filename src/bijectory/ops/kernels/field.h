@@ -45,6 +45,12 @@ template <int A, typename T> void all_slopes(T *g, const T *a, const T *h, i64 n
 template <bool VECTOR, typename T> void add_products(T *total, T weight, const T *a, const T *g, int rows, int ld) {
   typedef typename Lanes<T>::V V;
   enum { L = Lanes<T>::N };
+  if (ld == 1) {
+    T sum;
+    product_one(&sum, a, rows, g, 1, rows, nullptr, (const T *)nullptr, 1);
+    total[0] += weight * sum;
+    return;
+  }
   for (int j = 0; j < ld; j += L) {
     V sum[4] = {};
     int r = 0;
@@ -209,14 +215,13 @@ template <typename T> inline void fill_rows(T *to, const T *from, i64 by_feature
   for (int f = 0; f < d; ++f)
     for (int j = p.n; j < p.ld; ++j) to[f * p.ld + j] = to[f * p.ld + p.n - 1];
 }
-template <typename T> inline void add_scaled(T *y, T weight, const T *x, i64 n) {
-  if (weight == 0) return;
-  for (i64 i = 0; i < n; ++i) y[i] += weight * x[i];
+template <typename T> inline void add_share(T *to, double weight, const T *from, i64 n) {  // many of a tableau are zero
+  if (weight != 0) add_scaled(to, T(weight), from, n);
 }
 template <typename T> void point_of(const Field &f, int i, const T *z, const Room<T> &r, const Stage<T> &s, bool keep, int ld) {
   const i64 n = i64(f.features) * ld;
   __builtin_memcpy(s.z, z, n * sizeof(T));
-  for (int j = 0; j < i; ++j) add_scaled(s.z, T(f.a[i * f.stages + j]), (keep ? r.stage(j) : r.passing(j)).v, n);
+  for (int j = 0; j < i; ++j) add_share(s.z, f.a[i * f.stages + j], (keep ? r.stage(j) : r.passing(j)).v, n);
 }
 
 // Results are (features, batch) and, if joint, (batch). `points` is null, or keeps of every block and step its start.
@@ -240,7 +245,7 @@ void solve(const Field &f, const T *const *w, const T *x, i64 by_feature, i64 by
         velocity<A>(f, w, w[1] + i64(step * f.stages + i) * w0, rows ? r.term : nullptr, s, p.ld);
         if (f.joint && f.b[i] != 0) divergence<A>(f, w[2 * f.hidden + 3], T(f.b[i]), s, r.g, total, p.ld);
       }
-      for (int i = 0; i < f.stages; ++i) add_scaled(r.z, T(f.b[i]), r.passing(i).v, n);
+      for (int i = 0; i < f.stages; ++i) add_share(r.z, f.b[i], r.passing(i).v, n);
     }
     for (i64 k = 0; k < d; ++k) __builtin_memcpy(y + k * batch + p.at, r.z + k * p.ld, p.n * sizeof(T));
     if (f.joint) __builtin_memcpy(ladj + p.at, total, p.n * sizeof(T));
@@ -283,7 +288,7 @@ void solve_back(const Field &f, const T *const *w, const T *points, const T *gy,
         for (int j = 0; j < ld; ++j) gt[j] = T(f.b[i]) * gl[j];
         velocity_back<A>(f, w, gw, gw[1] + i64(step * f.stages + i) * w0, r.stage(i), r.gk + i * d * BLOCK, gathers ? gt : nullptr, r, ld);
         for (i64 k = 0; k < n; ++k) r.gz[k] += r.gpoint[k];
-        for (int j = 0; j < i; ++j) add_scaled(r.gk + j * d * BLOCK, T(f.a[i * f.stages + j]), r.gpoint, n);
+        for (int j = 0; j < i; ++j) add_share(r.gk + j * d * BLOCK, f.a[i * f.stages + j], r.gpoint, n);
       }
     }
     for (i64 k = 0; k < d; ++k) __builtin_memcpy(gx + k * batch + p.at, r.gz + k * ld, p.n * sizeof(T));

@@ -1,8 +1,9 @@
 // Whole layers of a flow in one call: the conditioner, the scalar map of every feature, and the sum of the log-determinants.
 //
 // Rows of data go through in blocks of 64, so that activations and spline parameters never leave the caches, and eight blocks
-// go through a layer before the next layer starts, so that its weights are fetched once for them all. In memory a block is feature-major: (features, ld), ld the rows rounded up to whole vectors; what is
-// beyond the last row is zero on the way in, and its derivatives are zero on the way back.
+// go through a layer before the next layer starts, so that its weights are fetched once for them all. In memory a block is
+// feature-major: (features, ld), ld the rows rounded up to whole vectors, and 1 for a single row, where vectors run along features
+// and units; what is beyond the last row is zero on the way in, and its derivatives are zero on the way back.
 #pragma once
 #include "product.h"
 #include "ridges.h"
@@ -322,7 +323,7 @@ struct Part {
   int n, ld;
   Part(i64 b, i64 batch) : block(b), at(b * BLOCK), n(int(batch - at < BLOCK ? batch - at : BLOCK)), ld(0) {}
 };
-template <typename T> inline Part part_of(i64 block, i64 batch) { Part p(block, batch); p.ld = whole<T>(p.n); return p; }
+template <typename T> inline Part part_of(i64 block, i64 batch) { Part p(block, batch); p.ld = p.n == 1 ? 1 : whole<T>(p.n); return p; }
 
 // One block through one layer, in place: x (features, ld), and total, the sum of the log-determinants.
 template <typename T>

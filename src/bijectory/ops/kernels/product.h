@@ -2,7 +2,8 @@
 //
 // A masked weight of an autoregressive network is, in the right order of columns, one whose rows end early: limit[i] says
 // where row i ends. What lies behind is neither read nor written, so that a mask saves work instead of adding it.
-// Vectors run along the columns of the right factor, whose leading dimension is a multiple of their length.
+// Vectors run along the columns of the right factor, whose leading dimension is a multiple of their length; or it has one column
+// and the leading dimension 1: then they run along the rows of the left factor.
 #pragma once
 #include "scalar.h"
 
@@ -21,6 +22,10 @@ template <typename T> struct Lanes {
 template <typename T> inline typename Lanes<T>::V get(const T *p) { typename Lanes<T>::V v; __builtin_memcpy(&v, p, sizeof v); return v; }
 template <typename T> inline void put(T *p, typename Lanes<T>::V v) { __builtin_memcpy(p, &v, sizeof v); }
 template <typename T> inline int whole(int n) { return (n + Lanes<T>::N - 1) / Lanes<T>::N * Lanes<T>::N; }
+
+template <typename T> inline void add_scaled(T *to, T scale, const T *from, i64 n) {
+  for (i64 i = 0; i < n; ++i) to[i] += scale * from[i];
+}
 
 // M rows and N vectors of a·b: a at (m, k) is a[m * row + k * col], rows end at limit[m] (none: at k1).
 template <typename T, int M, int N>
@@ -54,6 +59,66 @@ inline void accumulate(typename Lanes<T>::V (*acc)[N], const T *a, i64 row, i64 
   }
 }
 
+// ---- one column: c = bias + a·b, with the row ends and strides of `product` ------------------------------------------------
+
+template <typename T> inline T sum_of(typename Lanes<T>::V v) {
+  T t[Lanes<T>::N];
+  put(t, v);
+#pragma GCC unroll 8
+  for (int half = Lanes<T>::N / 2; half > 0; half /= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < half; ++i) t[i] += t[i + half];
+  return t[0];
+}
+// The first n lanes, zeros behind, whatever stood there.
+template <typename T> inline typename Lanes<T>::V head(typename Lanes<T>::V v, int n) {
+  typedef typename Bits<T>::I I __attribute__((vector_size(BYTES)));
+  I lane;
+#pragma GCC unroll 16
+  for (int i = 0; i < Lanes<T>::N; ++i) lane[i] = i;
+  return (typename Lanes<T>::V)((I)v & (lane < I{} + n));
+}
+// M rows; b can be read to the end of its last vector, a to `end`.
+template <typename T, int M>
+inline void dot_rows(T *c, const T *a, i64 row, const T *b, int k, const int *limit, const T *bias, i64 step, const T *end) {
+  enum { L = Lanes<T>::N };
+  typename Lanes<T>::V acc[M] = {};
+  T rest[M] = {};
+  int lo = k, hi = k;
+  if (limit) {
+    lo = hi = limit[0];
+    for (int m = 1; m < M; ++m) { lo = limit[m] < lo ? limit[m] : lo; hi = limit[m] > hi ? limit[m] : hi; }
+  }
+  int i = 0;
+  for (; i + L <= lo; i += L) {
+    const typename Lanes<T>::V v = get(b + i);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) acc[m] += get(a + m * row + i) * v;
+  }
+  for (; i < hi; i += L) {
+    if (a + (M - 1) * row + i + L <= end) {
+      const typename Lanes<T>::V v = get(b + i);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) acc[m] += head<T>(get(a + m * row + i) * v, (limit ? limit[m] : k) - i);
+    } else {
+      for (int m = 0; m < M; ++m)
+        for (int j = i; j < i + L && j < (limit ? limit[m] : k); ++j) rest[m] += a[m * row + j] * b[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) c[m] = (bias ? bias[m * step] : T(0)) + (sum_of<T>(acc[m]) + rest[m]);
+}
+template <typename T>
+void product_one(T *c, const T *a, i64 row, const T *b, int rows, int k, const int *limit, const T *bias, i64 step) {
+  const T *end = a + (rows - 1) * row + k;
+  int r = 0;
+#define ROWS(M)                                                                                                           \
+  for (; r + M <= rows; r += M)                                                                                           \
+    dot_rows<T, M>(c + r, a + r * row, row, b, k, limit ? limit + r : nullptr, bias ? bias + r * step : nullptr, step, end);
+  ROWS(4) ROWS(1)
+#undef ROWS
+}
+
 // ---- c = bias + a·b, c is (rows, n) with the leading dimension of b ---------------------------------------------------
 
 template <typename T, int M, int N>
@@ -79,6 +144,7 @@ inline void plain_rows(T *c, const T *a, i64 row, const T *b, i64 ld, int n, int
 // Rows of a lie `row` apart; biases and limits of successive rows lie `step` apart for biases, next to each other for limits.
 template <typename T>
 void product(T *c, const T *a, i64 row, const T *b, i64 ld, int n, int rows, int k, const int *limit, const T *bias, i64 step) {
+  if (ld == 1) { product_one(c, a, row, b, rows, k, limit, bias, step); return; }
   int r = 0;
 #define ROWS(M)                                                                                                           \
   for (; r + M <= rows; r += M)                                                                                           \
@@ -131,6 +197,11 @@ inline void back_rows(T *c, const T *a, i64 k, const T *b, i64 ld, int n, int fr
 }
 // a is (rows, k), b (rows, n), c (k, n).
 template <typename T> void product_back(T *c, const T *a, const T *b, i64 ld, int n, int rows, int k, const int *limit) {
+  if (ld == 1) {
+    for (int m = 0; m < k; ++m) c[m] = 0;
+    for (int r = 0; r < rows; ++r) add_scaled(c, b[r], a + i64(r) * k, limit ? limit[r] : k);
+    return;
+  }
   enum { SHARE = 96 };  // rows of b that stay in the first-level cache
   for (int from = 0; from < rows; from += SHARE) {
     const int to = from + SHARE < rows ? from + SHARE : rows;
@@ -171,8 +242,9 @@ template <typename T> inline void transpose_four(T *to, i64 ldt, const T *from, 
     for (int r = 0; r < 4; ++r) to[j * ldt + r] = from[r * ld + j];
 #endif
 }
-// columns is a multiple of four.
+// columns is a multiple of four, or ld and columns are 1.
 template <typename T> void transpose(T *to, i64 ldt, const T *from, i64 ld, int rows, int columns) {
+  if (ld == 1) { __builtin_memcpy(to, from, rows * sizeof(T)); return; }
   int r = 0;
   for (; r + 4 <= rows; r += 4)
     for (int j = 0; j < columns; j += 4) transpose_four(to + j * ldt + r, ldt, from + r * ld + j, ld);
@@ -208,6 +280,10 @@ inline void outer_rows(T *c, i64 k, const T *a, i64 lda, const T *b, i64 ldb, in
 // a is (rows, n), b (n, k) (already transposed, ldb a multiple of the vector length), c (rows, k).
 template <typename T> void product_outer(T *c, const T *a, i64 lda, const T *b, i64 ldb, int n, int rows, int k, const int *limit) {
   int r = 0;
+  if (n == 1) {
+    for (; r < rows; ++r) add_scaled(c + i64(r) * k, a[r * lda], b, limit ? limit[r] : k);
+    return;
+  }
 #define ROWS(M)                                                                                                           \
   for (; r + M <= rows; r += M)                                                                                           \
     outer_rows<T, M>(c + i64(r) * k, k, a + r * lda, lda, b, ldb, n, limit ? limit + r : nullptr);
@@ -215,9 +291,10 @@ template <typename T> void product_outer(T *c, const T *a, i64 lda, const T *b, 
 #undef ROWS
 }
 
-// Along rows: sum[r] += rows[r, :]; the leading dimension is a whole number of vectors.
+// Along rows: sum[r] += rows[r, :].
 template <typename T> void add_row_sums(T *sum, const T *rows, int n, int ld) {
   enum { L = Lanes<T>::N };
+  if (ld == 1) { add_scaled(sum, T(1), rows, n); return; }
   for (int r = 0; r < n; ++r) {
     typename Lanes<T>::V lanes = get(rows + r * ld);
     for (int j = L; j < ld; j += L) lanes += get(rows + r * ld + j);

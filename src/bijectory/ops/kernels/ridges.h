@@ -42,9 +42,6 @@ template <typename T> void pack_ridges(T *to, const T *phi, int maps, int d) {
   }
 }
 
-template <typename T> inline void add_scaled(T *to, T scale, const T *from, int n) {
-  for (int i = 0; i < n; ++i) to[i] += scale * from[i];
-}
 template <typename T> void unpack_ridges(T *gphi, const T *phi, const T *packed, T *gradients, int maps, int d, int inverse) {
   const Ridges<const T> r(packed, maps, d);
   const Ridges<T> g(gradients, maps, d);
