@@ -152,11 +152,59 @@ def test_second_derivatives(name):
     close(*results, 1e-9)
     (run,) = fast._steps
     for way in ("forward", "inverse"):
-        program, sources = run.ways[way]
+        program, sources = run.jobs[way]
         if not program.sweeps:
             tensors, ladj = sources(c, x.shape[:-1])
             y, total = plain(program, x, tensors)
             close((y, total if ladj is None else total + ladj), getattr(chain, way)(x, c), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CHAINS)
+def test_log_density_with_its_normal_base_is_one_call(name, dtype):
+    """Values, first derivatives and those of the gradient, against the plain layers and their base."""
+    chain, fast = pair(name, dtype)
+    flows = [bj.Flow(t, bj.StandardNormal(5).to(dtype)) for t in (fast, chain)]
+    swept = fast._run.jobs["score"][0].sweeps  # what is inverted level by level carries no derivatives
+    for rows in (0, 1, 64 * 9 + 3):
+        x, c = inputs(chain, (rows,), dtype)
+        with torch.no_grad():
+            assert fast._run.score(x, c) is not None
+            close([flows[0].log_prob(x, c)], [flows[1].log_prob(x, c)], 1e-12 if dtype == torch.float64 else 2e-5)
+        if dtype == torch.float64:
+            assert (fast._run.score(x.clone().requires_grad_(), c) is None) == swept
+            close(derivatives(flows[0], "log_prob", x, c), derivatives(flows[1], "log_prob", x, c), 1e-11)
+    if dtype == torch.float64:
+        x = (0.6 * inputs(chain, (2,))[0]).clamp(-0.9, 0.9).requires_grad_()
+        c = inputs(chain, (2,))[1]
+        second = []
+        for flow in flows:
+            (g,) = torch.autograd.grad(flow.log_prob(x, c).sum(), x, create_graph=True)
+            second.append(torch.autograd.grad(g.square().sum(), [x, *flow.parameters()], allow_unused=True))
+        close(*second, 1e-9)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_frozen_copies_in_kernels(name):
+    chain, _ = pair(name)
+    flow = bj.Flow(chain, bj.StandardNormal(5).double())
+    fast = flow.frozen().compiled()
+    for rows in (1, 70):
+        x, c = inputs(chain, (rows,))
+        close([fast.log_prob(x, c)], [flow.log_prob(x, c).detach()], 1e-11)
+        for way in ("to_latent", "to_data"):
+            close(getattr(fast, way)(x, c), [t.detach() for t in getattr(flow, way)(x, c)], 1e-11)
+
+
+def test_other_bases_and_batches_of_a_log_density():
+    chain, fast = pair("couplings with context")
+    x, c = inputs(chain, (3, 4))
+    for base in (bj.StandardNormal(5).double(), bj.DiagonalNormal(5).double(), bj.StudentT(5).double()):
+        ours, theirs = (bj.Flow(t, base) for t in (fast, chain))
+        for xx, cc in ((x, c), (x[0, 0], c[0, 0]), (x[:, :1], c[0]), (x.mT.contiguous().mT, c)):
+            close([ours.log_prob(xx, cc)], [theirs.log_prob(xx, cc)], 1e-12)
+    with pytest.raises(bj.errors.ContextError, match="context"):
+        bj.Flow(fast, bj.StandardNormal(5).double()).log_prob(x)
 
 
 def test_what_is_not_plain_goes_layer_by_layer(monkeypatch):

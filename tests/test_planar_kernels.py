@@ -131,7 +131,7 @@ def test_second_derivatives(way):
         first = torch.autograd.grad(y.sin().sum() + ladj.sum(), (xx, f.phi), create_graph=True)
         results.append([*first, *torch.autograd.grad(sum(v.square().sum() for v in first), (xx, f.phi))])
     close(*results, 1e-11)
-    program, sources = fast._run.ways[way]
+    program, sources = fast._run.jobs[way]
     close(plain(program, points(5, 3), sources(None, torch.Size([5]))[0]), getattr(stack, way)(points(5, 3)), 1e-13)
 
 

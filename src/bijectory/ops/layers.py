@@ -1,14 +1,17 @@
 """Runs of layers in one native call: what a layer is to the kernels, and how they are called.
 
 See ``kernels/layers.h``. A run holds conditioned layers (couplings and autoregressive layers with a perceptron for
-conditioner) and matrices. Its tensors come in a flat list, layer by layer: weight and bias of every product of the
-conditioner and what the context adds to the first, or None; for a matrix the matrix, its bias or None, and None; for a
-stack of planar maps and an elementwise affine map their raw parameters, None and None.
+conditioner), matrices and what else ``Spec`` lists. Its tensors come in a flat list, layer by layer: weight and bias of
+every product of the conditioner and what the context adds to the first, or None; for a matrix the matrix, its bias or None,
+and None; for a stack of planar maps and an elementwise affine map their raw parameters, None and None; for the standard
+normal three None.
 """
 
 import ctypes
+import functools
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +65,7 @@ class Spec(NamedTuple):
         permutes: Whether it is a permutation.
         ridges: How many planar maps it is; 0 if it is none.
         scales: Whether it is an elementwise affine map.
+        normal: Whether it is the standard normal, which adds its log-density to the log-determinants.
     """
 
     features: int
@@ -74,6 +78,7 @@ class Spec(NamedTuple):
     permutes: bool = False
     ridges: int = 0
     scales: bool = False
+    normal: bool = False
 
     @property
     def depth(self) -> int:
@@ -127,7 +132,7 @@ class Program:
         layer.features, layer.depth, layer.inverse = spec.features, spec.depth, spec.inverse
         net = spec.net
         if net is None:
-            layer.kind = 3 if spec.ridges else 4 if spec.scales else 2 if spec.permutes else 1
+            layer.kind = 3 if spec.ridges else 4 if spec.scales else 2 if spec.permutes else 5 if spec.normal else 1
             layer.moved, layer.width[0], layer.bound = spec.ridges, 2 * spec.ridges, spec.bound
             return
         layer.act, layer.inputs, layer.moved = ACTIVATIONS[net.activation], len(net.inputs), len(spec.moved)
@@ -170,6 +175,16 @@ _RUN = (_P, _I, _P, _P, _L, _L, _P, _P, _L, _P, _P, _P, _L, _L)
 _BACK = (_P, _I, _P, _P, _P, _P, _L, _L, _P, _L, _P, _P, _L, _P, _L, _L)
 
 
+@functools.cache
+def _there(dtype: torch.dtype) -> Callable[..., Any]:
+    return function(dtype, "layers_run", _RUN)
+
+
+@functools.cache
+def _back_again(dtype: torch.dtype) -> Callable[..., Any]:
+    return function(dtype, "layers_back", _BACK)
+
+
 def run(
     program: Program, x: Tensor, tensors: Sequence[Tensor | None], *, keep: bool
 ) -> tuple[Tensor, Tensor, Kept | None]:
@@ -193,8 +208,7 @@ def run(
         if blocks * program.sums * BLOCK * dtype.itemsize <= KEEP:
             sums = torch.empty(blocks, program.sums * BLOCK, dtype=dtype)
         kept = Kept(points, sums)
-    call = function(dtype, "layers_run", _RUN)
-    size, pointers = program.space(dtype, back=False), addresses(tensors)
+    call, size, pointers = _there(dtype), program.space(dtype, back=False), addresses(tensors)
     by_row, by_feature = x.stride()
 
     def part(first: int, last: int) -> None:
@@ -215,8 +229,7 @@ def run_back(
     n, d, dtype = g_y.shape[0], program.features, g_y.dtype
     g_x = torch.empty(d, n, dtype=dtype)
     blocks = -(-n // BLOCK)
-    call = function(dtype, "layers_back", _BACK)
-    size, pointers = program.space(dtype, back=True), addresses(tensors)
+    call, size, pointers = _back_again(dtype), program.space(dtype, back=True), addresses(tensors)
     by_row, by_feature = g_y.stride()
     gradients: list[Tensor | None] = [None] * len(tensors)
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
@@ -246,7 +259,7 @@ def address(t: Tensor | None) -> int | None:
 
 def addresses(tensors: Sequence[Tensor | None]) -> Any:
     """Where tensors lie, as an array for the kernels."""
-    return (ctypes.c_void_p * len(tensors))(*[address(t) for t in tensors])
+    return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
 
 
 class Summed:
@@ -286,6 +299,9 @@ def plain(program: Program, x: Tensor, tensors: Sequence[Tensor | None]) -> tupl
     for spec in program.specs:
         count = 2 * spec.depth + 1
         own, left = left[:count], left[count:]
+        if spec.normal:
+            total = total - 0.5 * (x.square() + math.log(2 * math.pi)).sum(-1)
+            continue
         if spec.ridges or spec.scales:
             x, ladj = (_ridges if spec.ridges else _scalar)(spec, x, own[0])  # type: ignore[arg-type]
             total = total + (ladj if spec.ridges else ladj.sum(-1))

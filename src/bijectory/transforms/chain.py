@@ -132,6 +132,10 @@ class Chain(Transform):
                 x, _ = t.forward(x, c)
 
     @property
+    def _run(self) -> Run | None:
+        return self._steps[0] if self._steps and len(self._steps) == 1 and isinstance(self._steps[0], Run) else None
+
+    @property
     def _any_layout(self) -> bool:  # type: ignore[override]  # a plain attribute of layers
         return self._steps is not None and all(isinstance(self._steps[i], Run) for i in (0, -1))
 

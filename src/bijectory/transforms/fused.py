@@ -30,6 +30,7 @@ from bijectory.transforms.permutation import Permutation
 from bijectory.transforms.planar import Planar
 
 Way = Literal["forward", "inverse"]
+Job = Literal["forward", "inverse", "score"]
 Tensors = list[Tensor | None]
 
 
@@ -45,17 +46,18 @@ class Run:
     def __init__(self, layers: Sequence[Transform]) -> None:
         self.layers = list(layers)
         self.context = max(layer.context for layer in layers)
-        self.ways: dict[Way, tuple[Program, Sources]] = {
-            "forward": (Program([describe(layer, "forward") for layer in layers]), Sources(layers, "forward")),
-            "inverse": (
-                Program([describe(layer, "inverse") for layer in layers[::-1]]),
-                Sources(layers[::-1], "inverse"),
-            ),
+        there = [describe(layer, "forward") for layer in layers]
+        back = [describe(layer, "inverse") for layer in layers[::-1]]
+        normal = Spec(there[-1].features, normal=True)
+        self.jobs: dict[Job, tuple[Program, Sources]] = {
+            "forward": (Program(there), Sources(layers, "forward")),
+            "inverse": (Program(back), Sources(layers[::-1], "inverse")),
+            "score": (Program([*there, normal]), Sources(layers, "forward", more=1)),
         }
 
     def takes(self, x: Tensor) -> bool:
         """Whether a call without context is native."""
-        return fits(x, None, self.ways["forward"][1])
+        return fits(x, None, self.jobs["forward"][1])
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> latent."""
@@ -73,16 +75,27 @@ class Run:
         """Latent -> data, the point alone."""
         return self._apply("inverse", z, c)[0]
 
+    def score(self, x: Tensor, c: Tensor | None = None) -> Tensor | None:
+        """Log-density if the latents are standard normal; None where the call cannot be native."""
+        found = self._native("score", expand_to_context(x, c, 1) if self.context else x, c)
+        return None if found is None else found[1]
+
     def _apply(self, way: Way, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        program, sources = self.ways[way]
-        c = c if self.context else None
-        x = expand_to_context(x, c, 1)
-        if not fits(x, c, sources):
+        x = expand_to_context(x, c, 1) if self.context else x
+        found = self._native(way, x, c)
+        if found is None:
             return one_by_one(self.layers if way == "forward" else self.layers[::-1], way, x, c)
+        return found
+
+    def _native(self, job: Job, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        program, sources = self.jobs[job]
+        c = c if self.context else None
+        if not fits(x, c, sources):
+            return None
         tensors, ladj = sources(c, x.shape[:-1])
         graph = torch.is_grad_enabled() and (x.requires_grad or any(t is not None and t.requires_grad for t in tensors))
         if graph and program.sweeps:
-            return one_by_one(self.layers if way == "forward" else self.layers[::-1], way, x, c)
+            return None
         points = x if x.dim() == 2 else x.movedim(-1, 0).reshape(program.features, -1).mT
         if graph:
             y, total = _Run.apply(program, points, *tensors)
@@ -223,9 +236,10 @@ class Sources:
     Args:
         layers: In the order of application.
         way: The direction.
+        more: Layers without tensors that follow.
     """
 
-    def __init__(self, layers: Sequence[Transform], way: Way) -> None:
+    def __init__(self, layers: Sequence[Transform], way: Way, more: int = 0) -> None:
         # Weights are looked up where a module keeps them, many times faster than as its attributes.
         self.slots: list[tuple[dict[str, Any], str] | None] = []
         self.terms: list[tuple[int, Dense | MaskedDense]] = []
@@ -250,6 +264,7 @@ class Sources:
                 if own.context:
                     self.terms.append((len(self.slots), products[0]))
                 self.slots.append(None)
+        self.slots += [None] * 3 * more
         self.first = next(i for i, slot in enumerate(self.slots) if slot is not None and slot[1] in ("weight", "phi"))
 
     @property
@@ -271,27 +286,29 @@ class Sources:
             tensors[i] = term.expand(*batch, term.shape[-1]).movedim(-1, 0).reshape(term.shape[-1], -1).contiguous()
         total = None
         for (_, way, _), members in self.linears.items():
-            weights, ladj = _matrices([own for _, own in members], way)
-            for (i, own), weight in zip(members, weights, strict=True):
-                tensors[i] = weight
-                tensors[i + 1] = own.shift if own.shift is None or way == "forward" else -(weight @ own.shift)
+            weights, biases, ladj = _matrices([own for _, own in members], way)
+            for (i, _), weight, bias in zip(members, weights, biases, strict=True):
+                tensors[i], tensors[i + 1] = weight, bias
             total = ladj if total is None else total + ladj
         return tensors, total
 
 
-def _matrices(layers: Sequence[Linear], way: Way) -> tuple[Sequence[Tensor], Tensor]:
-    """The matrices of linear layers of one kind in a direction, and the sum of their log-determinants."""
+def _matrices(layers: Sequence[Linear], way: Way) -> tuple[Sequence[Any], Sequence[Tensor | None], Tensor]:
+    """The matrices and biases of linear layers of one kind in a direction, and the sum of their log-determinants."""
+    there = way == "forward"
+    if layers[0]._ladj is not None:
+        ladj = torch.stack([layer._ladj for layer in layers]).sum()  # type: ignore[misc]  # frozen, as the first is
+        if there:
+            return [layer._product for layer in layers], [layer.shift for layer in layers], ladj
+        return [layer._inverse for layer in layers], [layer._origin for layer in layers], -ladj
     factors = torch.stack([layer.factors for layer in layers])
     ladj = layers[0]._log_det(factors).sum()
-    weights: Sequence[Any]
-    if layers[0]._product is not None:
-        weights = [layer._product if way == "forward" else layer._inverse for layer in layers]
-    elif way == "forward":
-        weights = layers[0]._weight(factors).contiguous().unbind()
-    else:
-        eye = torch.eye(factors.shape[-1], dtype=torch.float64)  # an explicit inverse would lose digits in float32
-        weights = layers[0]._solve(factors.double().unsqueeze(1), eye).mT.to(factors.dtype).contiguous().unbind()
-    return weights, ladj if way == "forward" else -ladj
+    if there:
+        return layers[0]._weight(factors).contiguous().unbind(), [layer.shift for layer in layers], ladj
+    eye = torch.eye(factors.shape[-1], dtype=torch.float64)  # an explicit inverse would lose digits in float32
+    weights = layers[0]._solve(factors.double().unsqueeze(1), eye).mT.to(factors.dtype).contiguous().unbind()
+    biases = [None if layer.shift is None else -(w @ layer.shift) for w, layer in zip(weights, layers, strict=True)]
+    return weights, biases, -ladj
 
 
 def fuse(layers: Sequence[Transform]) -> list[Transform | Run]:

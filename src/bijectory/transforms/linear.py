@@ -30,9 +30,11 @@ class Linear(Transform, Freezable):
     """
 
     regions = ("forward", "inverse")
-    precomputed = ("_product", "_inverse")
+    precomputed = ("_product", "_inverse", "_origin", "_ladj")
     _product: Tensor | None
     _inverse: Tensor | None
+    _origin: Tensor | None  # what zero comes from, None without a bias too
+    _ladj: Tensor | None
 
     def __init__(
         self, start: Tensor, context: int, hidden: Sequence[int], net: nn.Module | None, *, bias: bool
@@ -44,8 +46,8 @@ class Linear(Transform, Freezable):
         self.shift = nn.Parameter(torch.zeros(self.features)) if bias else None
         outputs = start.numel() + (self.features if bias else 0)
         self.net = (net or MLP(0, outputs, hidden, context)) if context else None
-        self.register_buffer("_product", None, persistent=False)  # set by freeze
-        self.register_buffer("_inverse", None, persistent=False)
+        for name in self.precomputed:
+            self.register_buffer(name, None, persistent=False)  # set by freeze
 
     @abc.abstractmethod
     def _weight(self, factors: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ class Linear(Transform, Freezable):
             else:
                 z = multiply(self._weight(factors), expand_to_context(x, c, 1))
                 z = z if shift is None else z + shift
-            return z, self._log_det(factors).expand(z.shape[:-1])
+            return z, (self._log_det(factors) if self._ladj is None else self._ladj).expand(z.shape[:-1])
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factors, shift = self._unpack(c)
@@ -89,13 +91,15 @@ class Linear(Transform, Freezable):
             return x, (-self._log_det(factors)).expand(x.shape[:-1])
 
     def precompute(self) -> None:
-        """One product for each direction (nothing with a context); in float64, so nothing is lost by it."""
+        """One product for each direction and the log-determinant (nothing with a context); products in float64."""
         if self.net is None:
             with torch.no_grad():
                 factors = self.factors.double()
                 eye = torch.eye(self.features, dtype=torch.float64, device=factors.device)
                 self._product = self._weight(factors).to(self.factors.dtype)
-                self._inverse = self._solve(factors, eye).T.contiguous().to(self.factors.dtype)
+                inverse = self._solve(factors, eye).T.contiguous()
+                self._inverse, self._ladj = inverse.to(self.factors.dtype), self._log_det(self.factors)
+                self._origin = None if self.shift is None else -(inverse @ self.shift.double()).to(self.factors.dtype)
 
     def _unpack(self, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Factors ``(*batch_c, rows, features)`` and bias ``(*batch_c, features)``."""

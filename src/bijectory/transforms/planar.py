@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,6 @@ class Planar(Transform):
     """
 
     solver = "bracketed root"
-    _run: Any = None  # the same in native kernels; see `use_native`
 
     def __init__(
         self,

@@ -10,13 +10,13 @@
 #include "spline.h"
 
 enum { DEEPEST = 8, BLOCK = 64, GROUP = 8 };  // products of a conditioner; rows of data in a block; blocks that share a layer
-enum { CONDITIONED = 0, MATRIX = 1, PERMUTATION = 2, RIDGES = 3, SCALES = 4 };
+enum { CONDITIONED = 0, MATRIX = 1, PERMUTATION = 2, RIDGES = 3, SCALES = 4, NORMAL = 5 };
 enum { AFFINE = 0, SPLINE = 1 };
 enum { RELU = 0, SILU = 1, TANH = 2, ELU = 3, SOFTPLUS = 4, LEAKY_RELU = 5 };
 
 // The same as _Layer in ops/layers.py. Tensors of a layer: weight and bias of every product, then the term of the context; of
 // a matrix: itself, its bias or null, null; of a permutation: an order of 64-bit integers, null, null; of ridges and scales: phi,
-// null, null.
+// null, null; of the standard normal, which adds its log-density to the log-determinants and leaves the point alone: none.
 struct Layer {
   int kind, map, act, depth, features, inputs, moved, planes, inverse, levels, packed, tails, bins;  // packed: kernels read its first tensor in another form
   int width[DEEPEST];  // rows of every product; the last: planes * moved; of ridges: twice their number, `moved`
@@ -305,6 +305,17 @@ void sweep(const Layer &l, const T *const *w, const T *first, T *x, T *total, co
   }
 }
 
+template <typename T> void standard_normal(const T *z, T *total, int d, int ld) {
+  T squares[BLOCK] = {};
+  for (int f = 0; f < d; ++f)
+    for (int j = 0; j < ld; ++j) squares[j] += z[i64(f) * ld + j] * z[i64(f) * ld + j];
+  for (int j = 0; j < ld; ++j) total[j] -= T(0.5) * squares[j] + T(0.91893853320467274178) * d;  // log(2 pi) / 2
+}
+template <typename T> void standard_normal_back(T *g, const T *gl, const T *z, int d, int ld) {
+  for (int f = 0; f < d; ++f)
+    for (int j = 0; j < ld; ++j) g[i64(f) * ld + j] -= z[i64(f) * ld + j] * gl[j];
+}
+
 // ---- all layers ---------------------------------------------------------------------------------------------------------
 
 template <typename T> inline void read_block(T *to, const T *from, i64 by_feature, i64 by_row, int d, int n, int ld) {
@@ -342,6 +353,7 @@ void step(const Layer &l, const T *const *w, const T *first, T *x, T *total, T *
     for (int f = 0; f < d; ++f) __builtin_memcpy(x + i64(f) * ld, s.a + order[f] * ld, ld * sizeof(T));
     return;
   }
+  if (l.kind == NORMAL) { standard_normal(x, total, d, ld); return; }
   if (l.kind == RIDGES || l.kind == SCALES) {
     const Ridges<const T> r(first, l.moved, d);
     T *t = sums ? sums : s.act;
@@ -384,6 +396,7 @@ void step_back(const Layer &l, const T *const *w, const T *first, T *const *gw, 
     for (int f = 0; f < d; ++f) __builtin_memcpy(g + order[f] * ld, s.ga + i64(f) * ld, ld * sizeof(T));
     return;
   }
+  if (l.kind == NORMAL) { standard_normal_back(g, gl, point, d, ld); return; }
   if (l.kind == SCALES) { scales_back(first, l.inverse, g, gl, point, gfirst, d, ld); return; }
   if (l.kind == RIDGES) {
     const Ridges<const T> r(first, l.moved, d);
