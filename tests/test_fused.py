@@ -12,7 +12,7 @@ from bijectory.ops import layers as native_layers
 from bijectory.ops import native as native_module
 from bijectory.ops.layers import ACTIVATIONS, plain
 from bijectory.transforms import fused
-from bijectory.transforms.chain import use_native
+from bijectory.transforms.chain import sink_of, use_native
 from bijectory.transforms.fused import Run, can_fuse, fuse, one_by_one
 from kernel_support import close, derivatives
 
@@ -312,3 +312,99 @@ def test_what_can_be_fused():
     x = torch.randn(3, 5)
     layers = [bj.LU(5), coupling()]
     close(one_by_one(layers, "forward", x, None), bj.Chain(*layers).forward(x), 0)
+
+
+# ---- gradients past the graph --------------------------------------------------------------------------------------------
+
+
+def sunk(chain, base=None):
+    """A flow in kernels whose gradients go to a sink, and the sink; the flow without."""
+    flow = bj.Flow(chain, bj.StandardNormal(5).double() if base is None else base)
+    fast = copy.deepcopy(flow)
+    assert use_native(fast)
+    return fast, sink_of(fast.transform), flow
+
+
+def pulled(flow, x, c, sink=None, extra=None):
+    """Gradients of all weights and of the context."""
+    c = None if c is None else c.clone().requires_grad_()
+    flow.zero_grad()
+    if sink is not None:
+        sink.clear()
+    loss = -(flow.log_prob(x, c) * torch.linspace(0.5, 2, len(x), dtype=x.dtype)).sum()
+    (loss if extra is None else loss + extra(flow)).backward()
+    return [None if c is None else c.grad, *(None if p.grad is None else p.grad.clone() for p in flow.parameters())]
+
+
+@pytest.mark.parametrize("name", [n for n in CHAINS if n not in ("inverse", "rotations")])
+def test_a_sink_takes_the_gradients_that_the_graph_would(name, monkeypatch):
+    chain, _ = pair(name)
+    fast, sink, flow = sunk(chain)
+    x, c = inputs(chain, (64 * 9 + 3,))
+    want = pulled(flow, x, c)
+    for _ in range(2):  # a second step starts from zero
+        close(pulled(fast, x, c, sink), want, 1e-11)
+    trained = {id(p) for p in fast.parameters()}
+    assert {id(t) for t in sink.weights} <= trained
+    assert all(t.grad.untyped_storage().data_ptr() == sink.flat.untyped_storage().data_ptr() for t in sink.weights)
+    monkeypatch.setattr(native_layers, "LEAST", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    close(pulled(fast, x, c, sink), want, 1e-11)
+
+
+def test_what_else_depends_on_a_weight_adds_to_its_sink():
+    shared = coupling()
+    bj.testing.randomize(shared, seed=1, scale=0.4)
+    fast, sink, flow = sunk(bj.Chain(shared, bj.Permutation(ORDER), shared, coupling(mask=MIXED)).double())
+    x, _ = inputs(fast.transform, (70,))
+    for extra in (None, lambda f: sum(p.square().sum() for p in f.parameters())):
+        close(pulled(fast, x, None, sink, extra), pulled(flow, x, None, extra=extra), 1e-11)
+
+
+def test_what_stays_with_the_graph():
+    seen = []
+    fast, sink, flow = sunk(
+        bj.Chain(bj.LU(5), coupling(), coupling(mask=MIXED)).double(), bj.DiagonalNormal(5).double()
+    )
+    first, hooked, *_ = list(fast.transform[1].parameters())
+    hooked.register_hook(lambda g: seen.append(g.clone()))
+    first.requires_grad_(False)
+    sink.release()
+    sink = sink_of(fast.transform)
+    x, _ = inputs(fast.transform, (9,))
+    want = pulled(flow, x, None)
+    found = pulled(fast, x, None, sink)
+    names = [n for n, _ in fast.named_parameters()]
+    for name, p, a, b in zip(names, fast.parameters(), found[1:], want[1:], strict=True):
+        if p is first:
+            assert a is None
+        else:
+            close([a], [b], 1e-11)
+        assert (id(p) in {id(t) for t in sink.weights}) == (
+            name.startswith(("transform.transforms.1.net", "transform.transforms.2.net"))
+            and p is not first
+            and p is not hooked
+        )
+    assert len(seen) == 1
+    with torch.autocast("cpu", torch.bfloat16):  # layer by layer, into the same memory
+        narrow = copy.deepcopy(flow).float()
+        use_native(narrow)
+        low = sink_of(narrow.transform)
+        close(pulled(narrow, x.float(), None, low), pulled(copy.deepcopy(flow).float(), x.float(), None), 5e-2)
+    sink.release()
+    assert all(p.grad is None for p in sink.weights)
+    first.requires_grad_(True)
+    close(pulled(fast, x, None), want, 1e-11)
+
+
+def test_a_sink_is_good_for_one_backward_and_not_for_copies():
+    fast, sink, flow = sunk(bj.Chain(coupling(), coupling(mask=MIXED)).double())
+    x, _ = inputs(fast.transform, (9,))
+    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        close(pulled(again, x, None), pulled(flow, x, None), 1e-11)
+        assert not sink.flat.any()
+    xx = x.clone().requires_grad_()
+    with pytest.raises(bj.errors.FlowError, match="deepcopy"):
+        torch.autograd.grad(fast.log_prob(xx).sum(), xx, create_graph=True)
+    assert sink_of(bj.Chain(coupling())) is None  # it runs in no kernels
+    assert sink_of(bj.Chain(bj.Radial(5))) is None

@@ -15,6 +15,7 @@ from bijectory.ops.spline import rational_quadratic
 from bijectory.training import compilation as compilation_module
 from bijectory.training.compilation import Compilation, step_seconds
 from bijectory.transforms import fused
+from bijectory.transforms import sink as sink_module
 from bijectory.transforms.chain import has_native, use_native
 from bijectory.transforms.regions import RegionWarning
 from spline_support import BOTH, case, check_extremes, check_float64, float32_errors, results, small
@@ -103,7 +104,7 @@ def test_what_is_not_plain_takes_the_plain_operations():
 def calls(monkeypatch):
     """Native calls: of runs of layers, and of single splines."""
     seen = []
-    for module, name in ((native_module, "_call"), (fused, "run")):
+    for module, name in ((native_module, "_call"), (fused, "run"), (sink_module, "run")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, f=real, n=name, **k: (seen.append(n), f(*a, **k))[1])
     return seen
@@ -213,6 +214,37 @@ def test_fit_gives_the_same(tmp_path, calls):
     parts = bj.fit(small(), rows(), config=config(compile="always", out=tmp_path / "a", resume=True))
     assert (parts.steps, parts.best_val) == (result.steps, result.best_val)
     assert all(torch.equal(a, b) for a, b in zip(parts.model.parameters(), result.model.parameters(), strict=True))
+
+
+@needs_compiler
+def test_gradients_of_a_fit_go_past_the_graph(monkeypatch):
+    steps, real = [], sink_module.Sink.clear
+    monkeypatch.setattr(sink_module.Sink, "clear", lambda sink: (steps.append(1), real(sink)))
+
+    def fitted(objective=bj.nll, callbacks=(), **settings):
+        torch.manual_seed(0)
+        flow = bj.real_nvp(3, layers=2, hidden=(16,))
+        return bj.fit(flow, rows(), objective=objective, callbacks=callbacks, config=config(**settings))
+
+    want = fitted(compile="never", clip_norm=0.5, ema_decay=0.9)
+    assert not steps
+    found = fitted(compile="always", clip_norm=0.5, ema_decay=0.9)
+    assert len(steps) == found.steps
+    for a, b in zip(found.model.parameters(), want.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert a.grad is None  # nothing of the fit's is kept
+    fitted(lambda model, batch: bj.nll(model, batch), compile="always")  # may differentiate as it likes: all as ever
+    assert len(steps) == found.steps
+
+    class Freeze(bj.Callback):
+        def on_step(self, run):
+            if run.step == 3:
+                self.frozen = [(p.requires_grad_(False), p.detach().clone()) for p in list(run.model.parameters())[:2]]
+
+    freeze = Freeze()
+    fitted(callbacks=[freeze], compile="always", weight_decay=0.1)
+    assert len(steps) == found.steps + 3
+    assert all(torch.equal(p, then) for p, then in freeze.frozen)  # not even decayed
 
 
 def test_models_without_splines_are_compiled_as_a_whole(monkeypatch):

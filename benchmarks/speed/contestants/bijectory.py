@@ -6,7 +6,7 @@ import torch
 
 import bijectory as bj
 from bijectory.training.update import Update
-from bijectory.transforms.chain import compile_regions, use_native
+from bijectory.transforms.chain import compile_regions, sink_of, use_native
 
 from . import (
     AUTOREGRESSIVE,
@@ -84,8 +84,10 @@ class Contestant(TorchContestant):
             self.evaluation = flow.frozen().compiled(backend=backend)
 
     def training(self, model):
+        self.sink = None
         if self.variant == "compiled":
             use_native(model)
+            self.sink = sink_of(model.transform)
         elif self.variant == "regions":
             compile_regions(model)
         return model
@@ -94,6 +96,7 @@ class Contestant(TorchContestant):
         """As ``fit`` moves weights."""
         adam = torch.optim.AdamW(params, 1e-4, weight_decay=0.0, fused=True)
         update = Update(adam, params)
+        update.lend(self.sink)
         return update.forget, functools.partial(update.step, 1e-4)
 
     def error(self, features):

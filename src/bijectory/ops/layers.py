@@ -223,9 +223,23 @@ def run(
 
 
 def run_back(
-    program: Program, kept: Kept, tensors: Sequence[Tensor | None], g_y: Tensor, g_ladj: Tensor
+    program: Program,
+    kept: Kept,
+    tensors: Sequence[Tensor | None],
+    g_y: Tensor,
+    g_ladj: Tensor,
+    homes: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Cotangents of ``x``, ``(batch, features)``, and of all tensors but orders."""
+    """Cotangents of ``x``, ``(batch, features)``, and of all tensors but orders.
+
+    Args:
+        program: The layers.
+        kept: By ``run``.
+        tensors: As in ``run``.
+        g_y: Cotangent of the result.
+        g_ladj: Of the log-determinant.
+        homes: For every tensor where its cotangent is added to, in place of being returned, or None.
+    """
     n, d, dtype = g_y.shape[0], program.features, g_y.dtype
     g_x = torch.empty(d, n, dtype=dtype)
     blocks = -(-n // BLOCK)
@@ -235,20 +249,36 @@ def run_back(
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
         if (term := tensors[i]) is not None:
             gradients[i] = torch.empty_like(term)
+    homed = [] if homes is None else [(i, home) for i, home in enumerate(homes) if home is not None]
+    taken = {i for i, _ in homed}
     summed = Summed(
-        [(i, t) for i, t in enumerate(tensors) if t is not None and gradients[i] is None and t.dtype == dtype]
+        [
+            (i, t)
+            for i, t in enumerate(tensors)
+            if t is not None and gradients[i] is None and t.dtype == dtype and i not in taken
+        ]
     )
+    apart = Summed(homed)
 
-    def part(first: int, last: int) -> Tensor:
-        own, space = addresses(gradients), torch.empty(size, dtype=dtype)
+    def part(first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        own, space, others = addresses(gradients), torch.empty(size, dtype=dtype), None
         flat = summed.fresh(own, g_y)
+        if first == 0:
+            for i, home in homed:
+                own[i] = home.data_ptr()
+        elif homed:  # threads do not share a home
+            others = apart.fresh(own, g_y)
         call(
             program.layers, len(program.specs), pointers, kept.points.data_ptr(), address(kept.sums), g_y.data_ptr(),
             by_feature, by_row, g_ladj.data_ptr(), g_ladj.stride(0), g_x.data_ptr(), own, n, space.data_ptr(), first, last,
         )  # fmt: skip
-        return flat
+        return flat, others
 
-    summed.deal(in_threads(part, blocks, LEAST), gradients)
+    pieces = in_threads(part, blocks, LEAST)
+    summed.deal([flat for flat, _ in pieces], gradients)
+    for _, others in pieces:
+        if others is not None:
+            torch._foreach_add_([home for _, home in homed], list(apart.parts(others)))
     return g_x.mT, gradients
 
 
@@ -286,8 +316,12 @@ class Summed:
         flat, *others = pieces
         for other in others:
             flat += other
-        for (i, _), g in zip(self.members, _unflatten_dense_tensors(flat, [t for _, t in self.members]), strict=True):
+        for (i, _), g in zip(self.members, self.parts(flat), strict=True):
             gradients[i] = g
+
+    def parts(self, flat: Tensor) -> Sequence[Tensor]:
+        """The part of every member in a piece."""
+        return _unflatten_dense_tensors(flat, [t for _, t in self.members]) if self.members else ()
 
 
 # ---- the same in plain operations: what the kernels are held against, and what is differentiated twice -------------------

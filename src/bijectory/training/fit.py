@@ -29,6 +29,7 @@ from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
 from bijectory.training.update import Update, shorten
 from bijectory.transforms import Chain, Transform
+from bijectory.transforms.chain import sink_of
 
 INIT_ROWS = 16384  # rows for the data-dependent initialisation: bounds its memory, statistics are within 1 %
 INIT_VALUES = 1 << 20  # the same for events as large as images, whose pixels add to the statistics
@@ -92,6 +93,7 @@ def fit(
             loop.open()
             return loop.close(loop.train_until_reason())
         finally:
+            loop.update.lend(None)
             loop.compilation.stop()
             if loop.progress is not None:
                 loop.progress.close()
@@ -126,7 +128,7 @@ class Loop:
         self.run = new_run(model, params, config)
         self.update = Update(self.run.optimizer, params)
         sample = next(train.chunks(self.batch_size))
-        self.gradients = Gradients(model, params, sample, config.precision, norm=self.update.norm)
+        self.gradients = Gradients(model, params, sample, config.precision, self.update)
         self.sums = self.run.epoch_sums.numpy()  # the same memory
 
     def open(self) -> None:
@@ -153,6 +155,8 @@ class Loop:
         steps = math.inf if self.total_steps is None else self.total_steps
         budget = math.inf if config.time_budget is None else config.time_budget
         run.compiled = self.compilation.begin(steps, self.batch_size, budget, earlier=run.compiled)
+        if run.compiled and self.objective is nll and type(self.model) is Flow:
+            self.update.lend(sink_of(self.model.transform))
         if config.compile == "auto" and config.progress:
             print(self.compilation, file=sys.stderr, flush=True)
 
@@ -210,6 +214,7 @@ class Loop:
             if not compilation.give_up(error):
                 raise
             self.run.compiled = False
+            self.update.lend(None)
             return self.pull_gradients(batch, rows)
 
     def after_step(self) -> str | None:

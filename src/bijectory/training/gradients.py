@@ -28,6 +28,7 @@ from bijectory.objectives import Batch, nll
 from bijectory.objectives.batch import Objective
 from bijectory.ops.native import on_gpu
 from bijectory.training import rng
+from bijectory.training.update import Update
 from bijectory.transforms.regions import RegionWarning
 
 WARM_UP = 3  # steps before a capture, in which libraries and the allocator settle
@@ -50,7 +51,7 @@ class Gradients:
         params: What is trained.
         sample: A batch of full size, to capture with.
         precision: "bf16": networks compute in bfloat16 (autocast); parameters, gradients and log-determinants do not.
-        norm: How the norm is computed; None: by torch.
+        update: How gradients are dropped and their norm is computed; None: by torch.
 
     Raises:
         DtypeError: If the precision is "bf16" and a parameter is not float32, which autocast would leave as it is.
@@ -62,9 +63,10 @@ class Gradients:
         params: list[nn.Parameter],
         sample: Batch,
         precision: Precision,
-        norm: Callable[[], Tensor] | None = None,
+        update: Update | None = None,
     ) -> None:
-        self.norm = self.torch_norm if norm is None else norm
+        self.norm = self.torch_norm if update is None else update.norm
+        self.forget = self.torch_forget if update is None else update.forget
         self.model, self.params, self.sample, self.precision = model, params, sample, precision
         self.graph: Graph | None = None
         self.refused = False  # after the first failure
@@ -92,13 +94,17 @@ class Gradients:
 
     def plain(self, loss: Objective, batch: Batch, share: float | Tensor) -> Result:
         """Operation by operation."""
-        for p in self.params:
-            p.grad = None
+        self.forget()
         with self.arithmetic():
             value = loss(self.model, batch)
         # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
         (value if isinstance(share, float) and share == 1.0 else value * share).backward()
         return value.detach(), self.norm()
+
+    def torch_forget(self) -> None:
+        """Drop the gradients."""
+        for p in self.params:
+            p.grad = None
 
     def torch_norm(self) -> Tensor:
         """The joint norm of the gradients."""

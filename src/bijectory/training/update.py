@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bijectory.transforms.sink import Sink
+
 
 class Update:
     """The steps of an optimiser.
@@ -24,23 +26,36 @@ class Update:
     def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]) -> None:
         self.optimizer = optimizer
         self.params: list[Tensor] = list(params)
-        self.sizes = [p.numel() * p.element_size() for p in params]
+        self.singly = self.params  # those whose gradients the graph brings
         self.entries: list[dict[str, Tensor]] = []  # the state of every parameter, of which the lists below are made
         self.lists: tuple[list[Tensor], ...] = ()
         self.counts = torch.empty(0)
+        self.sink: Sink | None = None
         group = optimizer.param_groups[0]
         self.alike = all(p.device.type == "cpu" and p.dtype == params[0].dtype for p in params)
         self.simple = self.alike and bool(group["fused"]) and len(optimizer.param_groups) == 1
 
+    def lend(self, sink: Sink | None) -> None:
+        """Let gradients of weights go past the graph, or (None) take that back."""
+        if self.sink is not None:
+            self.sink.release()
+        self.sink = sink
+        sunk = set() if sink is None else {id(t) for t in sink.weights}
+        self.singly = [p for p in self.params if id(p) not in sunk]
+
     def forget(self) -> None:
         """Drop the gradients."""
-        for p in self.params:
+        if self.sink is not None and not all(t.requires_grad for t in self.sink.weights):
+            self.lend(None)  # frozen on the way: no gradient is not a gradient of zero
+        for p in self.singly:
             p.grad = None
+        if self.sink is not None:
+            self.sink.clear()
 
     def gradients(self) -> list[Tensor]:
         """The gradients; neighbours within one piece of memory are one flat tensor."""
-        pairs = [(p.grad, size) for p, size in zip(self.params, self.sizes, strict=True) if p.grad is not None]
-        found: list[Tensor] = []
+        pairs = [(p.grad, p.numel() * p.element_size()) for p in self.singly if p.grad is not None]
+        found: list[Tensor] = [] if self.sink is None else [self.sink.flat]
         k = 0
         while k < len(pairs):
             first, start = pairs[k][0], k

@@ -19,6 +19,7 @@ from bijectory.transforms.fused import Run, can_fuse, fuse
 from bijectory.transforms.fused_field import solved
 from bijectory.transforms.planar import Planar
 from bijectory.transforms.regions import Plan, Region, Way
+from bijectory.transforms.sink import Sink
 
 T = TypeVar("T")
 
@@ -187,6 +188,24 @@ def use_native(module: nn.Module) -> bool:
     for solution in solutions:
         solution._kernels = solved
     return found_any
+
+
+def sink_of(transform: Transform) -> Sink | None:
+    """Where gradients of a transform's weights may go past the graph, see ``Sink``; None if none of them can.
+
+    Only runs that the transform itself calls count, not those within layers that may differentiate them on their own.
+    """
+    sink = Sink(_own_runs(transform))
+    return sink if sink.weights else None
+
+
+def _own_runs(transform: Transform) -> list[Run]:
+    if not isinstance(transform, Chain):
+        return [] if transform._run is None else [transform._run]
+    found: list[Run] = []
+    for step in transform._parts:
+        found += [step] if isinstance(step, Run) else _own_runs(step)
+    return found
 
 
 def has_native(module: nn.Module, *, solves: bool = True) -> bool:

@@ -28,6 +28,7 @@ from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.linear import Linear
 from bijectory.transforms.permutation import Permutation
 from bijectory.transforms.planar import Planar
+from bijectory.transforms.sink import Sink, Sunk
 
 Way = Literal["forward", "inverse"]
 Job = Literal["forward", "inverse", "score"]
@@ -42,6 +43,7 @@ class Run:
     """
 
     event_dim = latent_event_dim = 1
+    sink: Sink | None = None  # where gradients of weights go past the graph
 
     def __init__(self, layers: Sequence[Transform]) -> None:
         self.layers = list(layers)
@@ -54,6 +56,9 @@ class Run:
             "inverse": (Program(back), Sources(layers[::-1], "inverse")),
             "score": (Program([*there, normal]), Sources(layers, "forward", more=1)),
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"sink": None}  # a copy has weights of its own
 
     def takes(self, x: Tensor) -> bool:
         """Whether a call without context is native."""
@@ -97,7 +102,11 @@ class Run:
         if graph and program.sweeps:
             return None
         points = x if x.dim() == 2 else x.movedim(-1, 0).reshape(program.features, -1).mT
-        if graph:
+        if graph and self.sink is not None:
+            homes = self.sink.homes(tensors)
+            graphed = [t for t, home in zip(tensors, homes, strict=True) if home is None]
+            y, total = Sunk.apply(program, tensors, homes, self.sink.anchor, points, *graphed)
+        elif graph:
             y, total = _Run.apply(program, points, *tensors)
         else:
             y, total, _ = run(program, points, tensors, keep=False)
@@ -266,6 +275,11 @@ class Sources:
                 self.slots.append(None)
         self.slots += [None] * 3 * more
         self.first = next(i for i, slot in enumerate(self.slots) if slot is not None and slot[1] in ("weight", "phi"))
+
+    def weights(self) -> list[Tensor]:
+        """The weights themselves, without what is computed from weights."""
+        found = [slot[0][slot[1]] for slot in self.slots if slot is not None]
+        return [t for t in found if isinstance(t, torch.nn.Parameter) and t.dtype == self.dtype]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,0 +1,83 @@
+"""Gradients of a fit that go past the graph, straight from the kernels into one piece of memory."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bijectory.errors import FlowError, check
+from bijectory.ops.layers import Kept, Program, run, run_back
+from bijectory.ops.native import is_first_order
+
+if TYPE_CHECKING:
+    from bijectory.transforms.fused import Run
+
+Tensors = list[Tensor | None]
+
+
+class Sink:
+    """Gradients of weights in one piece of memory, to which the kernels add them past the graph.
+
+    A graph hands every weight its gradient by itself, which for forty weights costs as much as a small model. Here ``grad``
+    of every weight is a view of ``flat`` from ``clear`` on; what else depends on a weight adds to the same view. Good for
+    one ``backward``, not for ``torch.autograd.grad`` or second derivatives.
+
+    Args:
+        runs: Whose weights these are; those with hooks, and those that are not trained, stay with the graph.
+    """
+
+    def __init__(self, runs: "Sequence[Run]") -> None:
+        self.runs, self.anchor = list(runs), torch.zeros((), requires_grad=True)  # for which there is a graph at all
+        found = {
+            id(t): t for run in runs for t in run.jobs["forward"][1].weights() if t.requires_grad and not _hooks(t)
+        }
+        self.weights = list(found.values())
+        sizes = [t.numel() for t in self.weights]
+        self.flat = torch.zeros(sum(sizes), dtype=self.weights[0].dtype if found else None)
+        self.grads = [g.view(t.shape) for t, g in zip(self.weights, self.flat.split(sizes), strict=True)]
+        self._homes = dict(zip(found, self.grads, strict=True))
+        for own in runs:
+            own.sink = self
+
+    def homes(self, tensors: Tensors) -> Tensors:
+        """Where the gradient of every tensor is added to; None for those that stay with the graph."""
+        return [self._homes.get(id(t)) for t in tensors]
+
+    def clear(self) -> None:
+        """Start a step: every gradient is zero."""
+        self.flat.zero_()
+        for t, g in zip(self.weights, self.grads, strict=True):
+            t.grad = g
+
+    def release(self) -> None:
+        """Leave gradients to the graph again."""
+        for own in self.runs:
+            own.sink = None
+        for t in self.weights:
+            t.grad = None
+
+
+class Sunk(torch.autograd.Function):
+    """A run of layers whose weights hand their gradients to a sink: once, and not twice differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, program: Program, tensors: Tensors, homes: Tensors, _: Tensor, x: Tensor, *graphed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        y, ladj, kept = run(program, x, tensors, keep=True)
+        ctx.program, ctx.tensors, ctx.homes = program, tensors, homes
+        ctx.save_for_backward(*kept)  # type: ignore[misc]
+        return y, ladj
+
+    @staticmethod
+    def backward(ctx: Any, g_y: Tensor, g_ladj: Tensor) -> tuple[Tensor | None, ...]:
+        text = "a model in training has no second derivatives here; take them of copy.deepcopy(model)."
+        check(is_first_order(g_y, g_ladj), FlowError, text)
+        g_x, gradients = run_back(ctx.program, Kept(*ctx.saved_tensors), ctx.tensors, g_y, g_ladj, ctx.homes)
+        graphed = [g for g, home in zip(gradients, ctx.homes, strict=True) if home is None]
+        return None, None, None, None, g_x, *graphed
+
+
+def _hooks(t: Tensor) -> bool:
+    return bool(t._backward_hooks or t._post_accumulate_grad_hooks)
