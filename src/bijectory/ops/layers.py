@@ -228,7 +228,7 @@ def run_back(
     tensors: Sequence[Tensor | None],
     g_y: Tensor,
     g_ladj: Tensor,
-    homes: Sequence[Tensor | None] | None = None,
+    homes: "Homes | None" = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Cotangents of ``x``, ``(batch, features)``, and of all tensors but orders.
 
@@ -238,7 +238,7 @@ def run_back(
         tensors: As in ``run``.
         g_y: Cotangent of the result.
         g_ladj: Of the log-determinant.
-        homes: For every tensor where its cotangent is added to, in place of being returned, or None.
+        homes: Of tensors whose cotangents are not returned.
     """
     n, d, dtype = g_y.shape[0], program.features, g_y.dtype
     g_x = torch.empty(d, n, dtype=dtype)
@@ -249,36 +249,26 @@ def run_back(
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory
         if (term := tensors[i]) is not None:
             gradients[i] = torch.empty_like(term)
-    homed = [] if homes is None else [(i, home) for i, home in enumerate(homes) if home is not None]
-    taken = {i for i, _ in homed}
-    summed = Summed(
-        [
-            (i, t)
-            for i, t in enumerate(tensors)
-            if t is not None and gradients[i] is None and t.dtype == dtype and i not in taken
-        ]
-    )
-    apart = Summed(homed)
+    candidates = [(i, tensors[i]) for i in (range(len(tensors)) if homes is None else homes.others)]
+    summed = Summed([(i, t) for i, t in candidates if t is not None and gradients[i] is None and t.dtype == dtype])
 
     def part(first: int, last: int) -> tuple[Tensor, Tensor | None]:
-        own, space, others = addresses(gradients), torch.empty(size, dtype=dtype), None
+        own = addresses(gradients) if homes is None else homes.addresses(gradients)
+        space, apart = torch.empty(size, dtype=dtype), None
         flat = summed.fresh(own, g_y)
-        if first == 0:
-            for i, home in homed:
-                own[i] = home.data_ptr()
-        elif homed:  # threads do not share a home
-            others = apart.fresh(own, g_y)
+        if homes is not None and first > 0:  # threads do not share a place
+            apart = homes.summed.fresh(own, g_y)
         call(
             program.layers, len(program.specs), pointers, kept.points.data_ptr(), address(kept.sums), g_y.data_ptr(),
             by_feature, by_row, g_ladj.data_ptr(), g_ladj.stride(0), g_x.data_ptr(), own, n, space.data_ptr(), first, last,
         )  # fmt: skip
-        return flat, others
+        return flat, apart
 
     pieces = in_threads(part, blocks, LEAST)
     summed.deal([flat for flat, _ in pieces], gradients)
-    for _, others in pieces:
-        if others is not None:
-            torch._foreach_add_([home for _, home in homed], list(apart.parts(others)))
+    for _, apart in pieces:
+        if homes is not None and apart is not None:
+            torch._foreach_add_([place for _, place in homes.summed.members], list(homes.summed.parts(apart)))
     return g_x.mT, gradients
 
 
@@ -322,6 +312,27 @@ class Summed:
     def parts(self, flat: Tensor) -> Sequence[Tensor]:
         """The part of every member in a piece."""
         return _unflatten_dense_tensors(flat, [t for _, t in self.members]) if self.members else ()
+
+
+class Homes:
+    """Places for the cotangents of some tensors of a run, which are added to instead of being returned.
+
+    Args:
+        places: For every tensor one of its shape, or None; at least one.
+    """
+
+    def __init__(self, places: Sequence[Tensor | None]) -> None:
+        self.places = places
+        self.others = [i for i, place in enumerate(places) if place is None]
+        self.summed = Summed([(i, place) for i, place in enumerate(places) if place is not None])
+        self._addresses = addresses(places)
+
+    def addresses(self, gradients: Sequence[Tensor | None]) -> Any:
+        """Those of the places, and of what other gradients there are."""
+        found = type(self._addresses).from_buffer_copy(self._addresses)
+        for i in self.others:
+            found[i] = address(gradients[i])
+        return found
 
 
 # ---- the same in plain operations: what the kernels are held against, and what is differentiated twice -------------------

@@ -103,8 +103,8 @@ class Run:
             return None
         points = x if x.dim() == 2 else x.movedim(-1, 0).reshape(program.features, -1).mT
         if graph and self.sink is not None:
-            homes = self.sink.homes(tensors)
-            graphed = [t for t, home in zip(tensors, homes, strict=True) if home is None]
+            homes = self.sink.homes(program, tensors)
+            graphed = [tensors[i] for i in homes.others]
             y, total = Sunk.apply(program, tensors, homes, self.sink.anchor, points, *graphed)
         elif graph:
             y, total = _Run.apply(program, points, *tensors)

@@ -1,5 +1,6 @@
 """Gradients of a fit that go past the graph, straight from the kernels into one piece of memory."""
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bijectory.errors import FlowError, check
-from bijectory.ops.layers import Kept, Program, run, run_back
+from bijectory.ops.layers import Homes, Kept, Program, run, run_back
 from bijectory.ops.native import is_first_order
 
 if TYPE_CHECKING:
@@ -36,13 +37,18 @@ class Sink:
         sizes = [t.numel() for t in self.weights]
         self.flat = torch.zeros(sum(sizes), dtype=self.weights[0].dtype if found else None)
         self.grads = [g.view(t.shape) for t, g in zip(self.weights, self.flat.split(sizes), strict=True)]
-        self._homes = dict(zip(found, self.grads, strict=True))
+        self._places = dict(zip(found, self.grads, strict=True))
+        self._homes: dict[int, Homes] = {}
         for own in runs:
             own.sink = self
 
-    def homes(self, tensors: Tensors) -> Tensors:
-        """Where the gradient of every tensor is added to; None for those that stay with the graph."""
-        return [self._homes.get(id(t)) for t in tensors]
+    def homes(self, program: Program, tensors: Tensors) -> Homes:
+        """Where the gradients of tensors of a program are added to; those of others stay with the graph."""
+        places = [self._places.get(id(t)) for t in tensors]
+        known = self._homes.get(id(program))
+        if known is None or not all(map(operator.is_, places, known.places)):
+            known = self._homes[id(program)] = Homes(places)
+        return known
 
     def clear(self) -> None:
         """Start a step: every gradient is zero."""
@@ -63,7 +69,7 @@ class Sunk(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, program: Program, tensors: Tensors, homes: Tensors, _: Tensor, x: Tensor, *graphed: Tensor | None
+        ctx: Any, program: Program, tensors: Tensors, homes: Homes, _: Tensor, x: Tensor, *graphed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         y, ladj, kept = run(program, x, tensors, keep=True)
         ctx.program, ctx.tensors, ctx.homes = program, tensors, homes
@@ -75,8 +81,7 @@ class Sunk(torch.autograd.Function):
         text = "a model in training has no second derivatives here; take them of copy.deepcopy(model)."
         check(is_first_order(g_y, g_ladj), FlowError, text)
         g_x, gradients = run_back(ctx.program, Kept(*ctx.saved_tensors), ctx.tensors, g_y, g_ladj, ctx.homes)
-        graphed = [g for g, home in zip(gradients, ctx.homes, strict=True) if home is None]
-        return None, None, None, None, g_x, *graphed
+        return None, None, None, None, g_x, *(gradients[i] for i in ctx.homes.others)
 
 
 def _hooks(t: Tensor) -> bool:
