@@ -333,6 +333,8 @@ def pulled(flow, x, c, sink=None, extra=None):
         sink.clear()
     loss = -(flow.log_prob(x, c) * torch.linspace(0.5, 2, len(x), dtype=x.dtype)).sum()
     (loss if extra is None else loss + extra(flow)).backward()
+    if sink is not None:
+        sink.close()
     return [None if c is None else c.grad, *(None if p.grad is None else p.grad.clone() for p in flow.parameters())]
 
 
@@ -404,6 +406,13 @@ def test_a_sink_is_good_for_one_backward_and_not_for_copies():
         close(pulled(again, x, None), pulled(flow, x, None), 1e-11)
         assert not sink.flat.any()
     xx = x.clone().requires_grad_()
+    weights = list(fast.parameters())
+    assert not sink.is_open
+    found, want = (torch.autograd.grad(f.log_prob(x).sum(), list(f.parameters())) for f in (fast, flow))
+    close(found, want, 1e-11)  # as ever
+    sink.clear()
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(fast.log_prob(x).sum(), weights)
     with pytest.raises(bj.errors.FlowError, match="deepcopy"):
         torch.autograd.grad(fast.log_prob(xx).sum(), xx, create_graph=True)
     assert sink_of(bj.Chain(coupling())) is None  # it runs in no kernels

@@ -32,12 +32,12 @@ class TorchContestant:
             forget, move = self.optimizer(list(model.parameters()))
 
             def step():
+                forget()
                 if name == "train":
                     loss = -self.log_prob(model, x).mean()
                 else:
                     draws, log_q = self.sample_log_prob(model, batch)
                     loss = (log_q + 0.5 * draws.square().flatten(1).sum(-1)).mean()
-                forget()
                 loss.backward()
                 move()
 

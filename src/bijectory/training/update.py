@@ -77,7 +77,8 @@ class Update:
         return found
 
     def norm(self) -> Tensor:
-        """The joint norm of the gradients that the parameters hold now."""
+        """The joint norm of the gradients that the parameters hold now, complete."""
+        self._close()
         return self.length(self.gradients())
 
     def length(self, gradients: list[Tensor]) -> Tensor:
@@ -94,6 +95,7 @@ class Update:
         Args:
             lr: Learning rate.
         """
+        self._close()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if not self._is_ready():
@@ -108,6 +110,10 @@ class Update:
                 lr=lr, beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
                 eps=group["eps"], amsgrad=False, maximize=group["maximize"], grad_scale=None, found_inf=None,
             )  # fmt: skip
+
+    def _close(self) -> None:
+        if self.sink is not None:
+            self.sink.close()
 
     def _is_ready(self) -> bool:
         """Whether the lists are those of the optimiser's state, and the step is one that needs nothing else."""

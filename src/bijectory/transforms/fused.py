@@ -102,7 +102,7 @@ class Run:
         if graph and program.sweeps:
             return None
         points = x if x.dim() == 2 else x.movedim(-1, 0).reshape(program.features, -1).mT
-        if graph and self.sink is not None:
+        if graph and self.sink is not None and self.sink.is_open:
             homes = self.sink.homes(program, tensors)
             graphed = [tensors[i] for i in homes.others]
             y, total = Sunk.apply(program, tensors, homes, self.sink.anchor, points, *graphed)

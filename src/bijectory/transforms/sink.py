@@ -21,12 +21,14 @@ class Sink:
     """Gradients of weights in one piece of memory, to which the kernels add them past the graph.
 
     A graph hands every weight its gradient by itself, which for forty weights costs as much as a small model. Here ``grad``
-    of every weight is a view of ``flat`` from ``clear`` on; what else depends on a weight adds to the same view. Good for
-    one ``backward``, not for ``torch.autograd.grad`` or second derivatives.
+    of every weight is a view of ``flat``; what else depends on a weight adds to the same view. Good for one ``backward``,
+    not for ``torch.autograd.grad`` or second derivatives; so it is open for the loss of a step, from ``clear`` to ``close``.
 
     Args:
         runs: Whose weights these are; those with hooks, and those that are not trained, stay with the graph.
     """
+
+    is_open = False
 
     def __init__(self, runs: "Sequence[Run]") -> None:
         self.runs, self.anchor = list(runs), torch.zeros((), requires_grad=True)  # for which there is a graph at all
@@ -51,10 +53,15 @@ class Sink:
         return known
 
     def clear(self) -> None:
-        """Start a step: every gradient is zero."""
+        """Start a step: every gradient is zero, and what runs from now on adds to it."""
+        self.is_open = True
         self.flat.zero_()
         for t, g in zip(self.weights, self.grads, strict=True):
             t.grad = g
+
+    def close(self) -> None:
+        """The gradients are complete: what runs from now on leaves its own to the graph."""
+        self.is_open = False
 
     def release(self) -> None:
         """Leave gradients to the graph again."""
@@ -78,7 +85,7 @@ class Sunk(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_y: Tensor, g_ladj: Tensor) -> tuple[Tensor | None, ...]:
-        text = "a model in training has no second derivatives here; take them of copy.deepcopy(model)."
+        text = "the loss of a step is not twice differentiable; take second derivatives of copy.deepcopy(model)."
         check(is_first_order(g_y, g_ladj), FlowError, text)
         g_x, gradients = run_back(ctx.program, Kept(*ctx.saved_tensors), ctx.tensors, g_y, g_ladj, ctx.homes)
         return None, None, None, None, g_x, *(gradients[i] for i in ctx.homes.others)
