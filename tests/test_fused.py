@@ -165,14 +165,14 @@ def test_log_density_with_its_normal_base_is_one_call(name, dtype):
     """Values, first derivatives and those of the gradient, against the plain layers and their base."""
     chain, fast = pair(name, dtype)
     flows = [bj.Flow(t, bj.StandardNormal(5).to(dtype)) for t in (fast, chain)]
-    swept = fast._run.jobs["score"][0].sweeps  # what is inverted level by level carries no derivatives
+    swept = fast._native_run.jobs["score"][0].sweeps  # what is inverted level by level carries no derivatives
     for rows in (0, 1, 64 * 9 + 3):
         x, c = inputs(chain, (rows,), dtype)
         with torch.no_grad():
-            assert fast._run.score(x, c) is not None
+            assert fast._native_run.score(x, c) is not None
             close([flows[0].log_prob(x, c)], [flows[1].log_prob(x, c)], 1e-12 if dtype == torch.float64 else 2e-5)
         if dtype == torch.float64:
-            assert (fast._run.score(x.clone().requires_grad_(), c) is None) == swept
+            assert (fast._native_run.score(x.clone().requires_grad_(), c) is None) == swept
             close(derivatives(flows[0], "log_prob", x, c), derivatives(flows[1], "log_prob", x, c), 1e-11)
     if dtype == torch.float64:
         x = (0.6 * inputs(chain, (2,))[0]).clamp(-0.9, 0.9).requires_grad_()
@@ -205,6 +205,21 @@ def test_other_bases_and_batches_of_a_log_density():
             close([ours.log_prob(xx, cc)], [theirs.log_prob(xx, cc)], 1e-12)
     with pytest.raises(bj.errors.ContextError, match="context"):
         bj.Flow(fast, bj.StandardNormal(5).double()).log_prob(x)
+
+
+class Shifted(bj.Chain):
+    """A chain of somebody else's, which is more than its layers."""
+
+    def forward(self, x, c=None):
+        z, ladj = super().forward(x, c)
+        return z + 1, ladj
+
+
+def test_chains_that_are_more_than_their_layers_are_asked_themselves():
+    chain = Shifted(*pair("affine couplings")[0])
+    flow = bj.Flow(chain, bj.StandardNormal(5).double())
+    x, _ = inputs(chain, (9,))
+    close([flow.compiled().log_prob(x)], [flow.log_prob(x)], 1e-12)
 
 
 def test_what_is_not_plain_goes_layer_by_layer(monkeypatch):

@@ -107,7 +107,7 @@ def test_a_stack_without_a_chain(tmp_path):
         flow = bj.testing.randomize(bj.Flow(transform, bj.StandardNormal(2)), seed=0, scale=0.5).double()
         fast = flow.compiled()
         stack = next(m for m in fast.modules() if isinstance(m, bj.Planar))
-        assert isinstance(stack._run, Run)
+        assert isinstance(stack._native_run, Run)
         x = points(9, 2)
         for again in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), fast.frozen()):
             close([again.log_prob(x), *again.to_data(x)], [flow.log_prob(x), *flow.to_data(x)], 1e-13)
@@ -116,9 +116,9 @@ def test_a_stack_without_a_chain(tmp_path):
                 own.phi.zero_()
             assert torch.equal(again.to_latent(x)[0], x), "a copy runs its own weights"
         bj.save(fast, tmp_path)
-        assert next(m for m in bj.load(tmp_path).modules() if isinstance(m, bj.Planar))._run is None
+        assert next(m for m in bj.load(tmp_path).modules() if isinstance(m, bj.Planar))._native_run is None
         plain_layers(fast)
-        assert stack._run is None
+        assert stack._native_run is None
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -131,7 +131,7 @@ def test_second_derivatives(way):
         first = torch.autograd.grad(y.sin().sum() + ladj.sum(), (xx, f.phi), create_graph=True)
         results.append([*first, *torch.autograd.grad(sum(v.square().sum() for v in first), (xx, f.phi))])
     close(*results, 1e-11)
-    program, sources = fast._run.jobs[way]
+    program, sources = fast._native_run.jobs[way]
     close(plain(program, points(5, 3), sources(None, torch.Size([5]))[0]), getattr(stack, way)(points(5, 3)), 1e-13)
 
 

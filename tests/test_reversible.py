@@ -51,6 +51,23 @@ def test_gradients_are_those_of_the_plain_chain(name, way, context):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_flow_of_it_has_the_density_of_the_plain_one(compiled):
+    plain = bj.Flow(randomize(vectors()), bj.StandardNormal(3)).double()
+    flow = bj.Flow(bj.Reversible(plain.transform), plain.base)
+    x = torch.randn(7, 3, dtype=F64)
+    if compiled:
+        flow = flow.compiled()
+    weights = list(flow.parameters())
+    assert torch.allclose(flow.log_prob(x), plain.log_prob(x), rtol=1e-12)
+    found = torch.autograd.grad(flow.log_prob(x).sum(), weights)
+    want = torch.autograd.grad(plain.log_prob(x).sum(), list(plain.parameters()))
+    for a, b in zip(found, want, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+    result = bj.fit(flow.float(), x.float(), config=bj.FitConfig(epochs=2, compile="always", progress=False))
+    assert result.steps == 2
+
+
 def test_float32_gradients_agree_to_rounding_at_depth_32():
     torch.manual_seed(0)
     plain = vectors(layers=32)

@@ -57,7 +57,7 @@ class Flow(Density):
         """Log-density in nats, ``log p(x | c)``: ``(*batch, *event) -> (*batch,)``."""
         c = self._embed(c)
         x = self._enter(x, c)
-        run = self.transform._run if type(self.base) is StandardNormal else None
+        run = self.transform._native_run if type(self.base) is StandardNormal else None
         whole = None if run is None else run.score(x, c)
         if whole is not None:
             return whole

@@ -55,7 +55,7 @@ class Transform(nn.Module, abc.ABC):
     latent_event_dim: int = 1
     exact: bool = True
     context: int = 0
-    _run: Any = None  # all of it in native kernels, one call; see `use_native`
+    _native_run: Any = None  # all of it in native kernels, one call; see `use_native`
     _any_layout: bool = False  # whether it reads a batch in any order of memory as fast as feature by feature
 
     def __init_subclass__(cls, **keywords: Any) -> None:

@@ -133,8 +133,10 @@ class Chain(Transform):
                 x, _ = t.forward(x, c)
 
     @property
-    def _run(self) -> Run | None:
-        return self._steps[0] if self._steps and len(self._steps) == 1 and isinstance(self._steps[0], Run) else None
+    def _native_run(self) -> Run | None:
+        if not self._steps or len(self._steps) > 1 or type(self).forward is not Chain.forward:
+            return None
+        return self._steps[0] if isinstance(self._steps[0], Run) else None
 
     @property
     def _any_layout(self) -> bool:  # type: ignore[override]  # a plain attribute of layers
@@ -184,7 +186,7 @@ def use_native(module: nn.Module) -> bool:
     for chain in chains:
         chain._kernels, chain._steps = native, None if on_gpu(_device(module)) else fuse(list(chain))
     for stack in stacks:
-        stack._run = Run([stack])
+        stack._native_run = Run([stack])
     for solution in solutions:
         solution._kernels = solved
     return found_any
@@ -201,7 +203,7 @@ def sink_of(transform: Transform) -> Sink | None:
 
 def _own_runs(transform: Transform) -> list[Run]:
     if not isinstance(transform, Chain):
-        return [] if transform._run is None else [transform._run]
+        return [] if transform._native_run is None else [transform._native_run]
     found: list[Run] = []
     for step in transform._parts:
         found += [step] if isinstance(step, Run) else _own_runs(step)
@@ -301,6 +303,6 @@ def plain_layers(module: nn.Module) -> None:
         if isinstance(layer, Chain):
             layer._plans = layer._kernels = layer._steps = None
         elif isinstance(layer, Planar):
-            layer._run = None
+            layer._native_run = None
         elif isinstance(layer, Continuous):
             layer._kernels = None

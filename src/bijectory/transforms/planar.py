@@ -67,8 +67,8 @@ class Planar(Transform):
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        if self._run is not None and self._run.takes(x):
-            return self._run.forward(x)
+        if self._native_run is not None and self._native_run.takes(x):
+            return self._native_run.forward(x)
         raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
         with full_precision(x.device.type):
             return ridge_forward(x, *planar_ridges(raw))
@@ -76,8 +76,8 @@ class Planar(Transform):
     def encode(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         c = c if self.context else None
         x = expand_to_context(x, c, 1)
-        if self._run is not None and self._run.takes(x):
-            return self._run.encode(x)
+        if self._native_run is not None and self._native_run.takes(x):
+            return self._native_run.encode(x)
         raw = as_precise_as(x, raw_parameters(self.phi, self.net, c, x.dim() - 1))
         with full_precision(x.device.type):
             return ridge_encode(x, *planar_ridges(raw)[:3])
@@ -85,8 +85,8 @@ class Planar(Transform):
     def inverse(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         c = c if self.context else None
         z = expand_to_context(z, c, 1)
-        if self._run is not None and self._run.takes(z):
-            return self._run.inverse(z)
+        if self._native_run is not None and self._native_run.takes(z):
+            return self._native_run.inverse(z)
         raw = as_precise_as(z, raw_parameters(self.phi, self.net, c, z.dim() - 1))
         with full_precision(z.device.type):
             u, w, b, one_plus = planar_ridges(raw)
