@@ -430,5 +430,9 @@ def test_a_sink_is_good_for_one_backward_and_not_for_copies():
         torch.autograd.grad(fast.log_prob(x).sum(), weights)
     with pytest.raises(bj.errors.FlowError, match="deepcopy"):
         torch.autograd.grad(fast.log_prob(xx).sum(), xx, create_graph=True)
+    mixed = bj.Chain(bj.Chain(coupling(AFFINE)), bj.Chain(coupling(AFFINE)).double(), bj.Chain(coupling(AFFINE)))
+    assert use_native(mixed)
+    assert {t.dtype for t in sink_of(mixed).weights} == {torch.float32}
+    assert len(sink_of(mixed).weights) == 12
     assert sink_of(bj.Chain(coupling())) is None  # it runs in no kernels
     assert sink_of(bj.Chain(bj.Radial(5))) is None

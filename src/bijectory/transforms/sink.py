@@ -25,19 +25,19 @@ class Sink:
     not for ``torch.autograd.grad`` or second derivatives; so it is open for the loss of a step, from ``clear`` to ``close``.
 
     Args:
-        runs: Whose weights these are; those with hooks, and those that are not trained, stay with the graph.
+        runs: Whose weights these are; those with hooks, not trained, or of another dtype than the first
+            stay with the graph.
     """
 
     is_open = False
 
     def __init__(self, runs: "Sequence[Run]") -> None:
         self.runs, self.anchor = list(runs), torch.zeros((), requires_grad=True)  # for which there is a graph at all
-        found = {
-            id(t): t for run in runs for t in run.jobs["forward"][1].weights() if t.requires_grad and not _hooks(t)
-        }
+        trained = [t for own in runs for t in own.jobs["forward"][1].weights() if t.requires_grad and not _hooks(t)]
+        found = {id(t): t for t in trained if t.dtype == trained[0].dtype}
         self.weights = list(found.values())
         sizes = [t.numel() for t in self.weights]
-        self.flat = torch.zeros(sum(sizes), dtype=self.weights[0].dtype if found else None)
+        self.flat = torch.zeros(sum(sizes), dtype=trained[0].dtype if trained else None)
         self.grads = [g.view(t.shape) for t, g in zip(self.weights, self.flat.split(sizes), strict=True)]
         self._places = dict(zip(found, self.grads, strict=True))
         self._homes: dict[int, Homes] = {}
