@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bijectory.densities import Flow
 from bijectory.errors import ConfigError, check
 from bijectory.nets.redrawn import redrawn, redrawn_parts
-from bijectory.objectives import Batch, nll
+from bijectory.objectives import Batch, ReverseKL, nll
 from bijectory.objectives.batch import Objective
 from bijectory.training import guard, rng
 from bijectory.training.callbacks import Callback
@@ -155,7 +155,10 @@ class Loop:
         steps = math.inf if self.total_steps is None else self.total_steps
         budget = math.inf if config.time_budget is None else config.time_budget
         run.compiled = self.compilation.begin(steps, self.batch_size, budget, earlier=run.compiled)
-        if run.compiled and self.objective is nll and type(self.model) is Flow:
+        once = (
+            self.objective is nll or type(self.objective) is ReverseKL
+        )  # differentiated by one `backward`, and no more
+        if run.compiled and once and type(self.model) is Flow:
             self.update.lend(sink_of(self.model.transform))
         if config.compile == "auto" and config.progress:
             print(self.compilation, file=sys.stderr, flush=True)
