@@ -37,6 +37,7 @@ from bijectory.objectives import Batch, nll
 from bijectory.testing import randomize
 from bijectory.training import guard
 from bijectory.training.gradients import Gradients
+from bijectory.training.update import Update
 from bijectory.transforms.chain import has_native
 
 NO_GPU = "no GPU here (torch.cuda.is_available() is False): benchmarks/gpu.py skipped"
@@ -78,8 +79,9 @@ class Variant:
 
     def restart(self) -> None:
         """Fresh gradients and moments; the capture is made by the first step."""
-        self.gradients = Gradients(self.flow, self.params, Batch(self.x), self.precision)
         self.optimizer = torch.optim.AdamW(self.params, 1e-6, weight_decay=0.0, fused=True)
+        update = Update(self.optimizer, self.params)
+        self.gradients = Gradients(self.flow, self.params, Batch(self.x), self.precision, update)
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from bijectory.objectives import Batch, nll
 from bijectory.training import gradients as gradients_module
 from bijectory.training.compilation import Compilation
 from bijectory.training.gradients import Gradients, graphable
+from bijectory.training.update import Update
 from bijectory.transforms import chain as chain_module
 from bijectory.transforms.regions import RegionWarning
 
@@ -203,11 +204,16 @@ def test_capturing_leaves_random_states_and_buffers_alone():
         torch.manual_seed(0)
         model = bj.Flow(bj.Chain(Noisy()), bj.StandardNormal(3)).to(DEVICE)
         x = rows(20).to(DEVICE)
-        step = Gradients(model, list(model.parameters()), Batch(x), "full")
+        step = gradients_of(model, x)
         step(nll, Batch(x), 1.0, capture=capture)
         assert (step.graph is not None) == capture
         results.append((model.transform[0].seen.item(), torch.rand(1, device=DEVICE).item()))
     assert results[0] == results[1] == (1.0, results[0][1])
+
+
+def gradients_of(model, x):
+    params = list(model.parameters())
+    return Gradients(model, params, Batch(x), "full", Update(torch.optim.AdamW(params), params))
 
 
 def test_only_the_likelihood_of_exact_flows_is_captured(tapes):
@@ -242,7 +248,7 @@ def test_a_step_reads_no_value_and_makes_nothing_on_the_cpu(recipe, monkeypatch)
     event = (3, 8, 8) if recipe == "glow" else 4
     model = getattr(bj, recipe)(event).to("meta")
     x = torch.empty(16, *(event if isinstance(event, tuple) else (event,)), device="meta")
-    step = Gradients(model, list(model.parameters()), Batch(x), "full")
+    step = gradients_of(model, x)
     with Devices() as devices:
         step.plain(nll, Batch(x), 1.0)
     assert devices.found == {"meta"}

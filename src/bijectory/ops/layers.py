@@ -176,12 +176,12 @@ _BACK = (_P, _I, _P, _P, _P, _P, _L, _L, _P, _L, _P, _P, _L, _P, _L, _L)
 
 
 @functools.cache
-def _there(dtype: torch.dtype) -> Callable[..., Any]:
+def _forward_kernel(dtype: torch.dtype) -> Callable[..., Any]:
     return function(dtype, "layers_run", _RUN)
 
 
 @functools.cache
-def _back_again(dtype: torch.dtype) -> Callable[..., Any]:
+def _backward_kernel(dtype: torch.dtype) -> Callable[..., Any]:
     return function(dtype, "layers_back", _BACK)
 
 
@@ -208,7 +208,7 @@ def run(
         if blocks * program.sums * BLOCK * dtype.itemsize <= KEEP:
             sums = torch.empty(blocks, program.sums * BLOCK, dtype=dtype)
         kept = Kept(points, sums)
-    call, size, pointers = _there(dtype), program.space(dtype, back=False), addresses(tensors)
+    call, size, pointers = _forward_kernel(dtype), program.space(dtype, back=False), addresses(tensors)
     by_row, by_feature = x.stride()
 
     def part(first: int, last: int) -> None:
@@ -243,7 +243,7 @@ def run_back(
     n, d, dtype = g_y.shape[0], program.features, g_y.dtype
     g_x = torch.empty(d, n, dtype=dtype)
     blocks = -(-n // BLOCK)
-    call, size, pointers = _back_again(dtype), program.space(dtype, back=True), addresses(tensors)
+    call, size, pointers = _backward_kernel(dtype), program.space(dtype, back=True), addresses(tensors)
     by_row, by_feature = g_y.stride()
     gradients: list[Tensor | None] = [None] * len(tensors)
     for i in program.terms:  # written; gradients of weights are summed, in one piece of memory

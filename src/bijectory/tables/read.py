@@ -102,7 +102,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise DataError(
             f"{path} is not a readable NumPy file ({str(error)[:120]}); save a plain numeric array."
         ) from None

@@ -155,10 +155,7 @@ class Loop:
         steps = math.inf if self.total_steps is None else self.total_steps
         budget = math.inf if config.time_budget is None else config.time_budget
         run.compiled = self.compilation.begin(steps, self.batch_size, budget, earlier=run.compiled)
-        once = (
-            self.objective is nll or type(self.objective) is ReverseKL
-        )  # differentiated by one `backward`, and no more
-        if run.compiled and once and type(self.model) is Flow:
+        if run.compiled and type(self.model) is Flow and _pulled_once(self.objective):
             self.update.lend(sink_of(self.model.transform))
         if config.compile == "auto" and config.progress:
             print(self.compilation, file=sys.stderr, flush=True)
@@ -361,6 +358,11 @@ def new_run(model: nn.Module, params: list[nn.Parameter], config: FitConfig) -> 
         order_state=order.get_state(),
         epoch_sums=torch.zeros(2, dtype=torch.float64),
     )
+
+
+def _pulled_once(objective: Objective) -> bool:
+    """Whether a loss is differentiated by one ``backward`` and no more, so that gradients may go past the graph."""
+    return objective is nll or type(objective) is ReverseKL
 
 
 def initialize(model: nn.Module, train: Rows) -> None:

@@ -51,7 +51,7 @@ class Gradients:
         params: What is trained.
         sample: A batch of full size, to capture with.
         precision: "bf16": networks compute in bfloat16 (autocast); parameters, gradients and log-determinants do not.
-        update: How gradients are dropped and their norm is computed; None: by torch.
+        update: Drops gradients and computes their norm.
 
     Raises:
         DtypeError: If the precision is "bf16" and a parameter is not float32, which autocast would leave as it is.
@@ -63,10 +63,9 @@ class Gradients:
         params: list[nn.Parameter],
         sample: Batch,
         precision: Precision,
-        update: Update | None = None,
+        update: Update,
     ) -> None:
-        self.norm = self.torch_norm if update is None else update.norm
-        self.forget = self.torch_forget if update is None else update.forget
+        self.update = update
         self.model, self.params, self.sample, self.precision = model, params, sample, precision
         self.graph: Graph | None = None
         self.refused = False  # after the first failure
@@ -94,21 +93,12 @@ class Gradients:
 
     def plain(self, loss: Objective, batch: Batch, share: float | Tensor) -> Result:
         """Operation by operation."""
-        self.forget()
+        self.update.forget()
         with self.arithmetic():
             value = loss(self.model, batch)
         # Every row weighs the same over an epoch, in a small last batch or in one of light weights too.
         (value if isinstance(share, float) and share == 1.0 else value * share).backward()
-        return value.detach(), self.norm()
-
-    def torch_forget(self) -> None:
-        """Drop the gradients."""
-        for p in self.params:
-            p.grad = None
-
-    def torch_norm(self) -> Tensor:
-        """The joint norm of the gradients."""
-        return nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
+        return value.detach(), self.update.norm()
 
     def arithmetic(self) -> contextlib.AbstractContextManager[object]:
         """The precision of the forward pass."""

@@ -28,11 +28,10 @@ from bijectory.transforms.elementwise import Elementwise
 from bijectory.transforms.linear import Linear
 from bijectory.transforms.permutation import Permutation
 from bijectory.transforms.planar import Planar
-from bijectory.transforms.sink import Sink, Sunk
+from bijectory.transforms.sink import Sink, Sunk, Tensors
 
 Way = Literal["forward", "inverse"]
 Job = Literal["forward", "inverse", "score"]
-Tensors = list[Tensor | None]
 
 
 class Run:
