@@ -1,6 +1,6 @@
 """What `fit` costs beside its steps: CPU time of its loop against the bare steps of the same model, in turns.
 
-    python benchmarks/fit_overhead.py [--rows 20000] [--steps 700] [--compile always] [--inside]
+    python benchmarks/fit_overhead.py [--rows 20000] [--steps 7100] [--compile always] [--inside]
 
 The bare step is what anybody would write: a batch, loss, backward, norm of the gradients and whether it is finite, clipping,
 fused AdamW. The core is that without norm and clipping: loss, backward, ``optimizer.step()``. All train the same number of
@@ -117,7 +117,7 @@ def per_epoch(o: argparse.Namespace) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=20000)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, help="of a fit; by default those of the default `FitConfig`")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", choices=["never", "always"], default="never")
@@ -127,12 +127,13 @@ def main() -> None:
     o = parser.parse_args()
     o.whole |= o.inside
     torch.set_num_threads(1)
-    steps = max(1, round(o.steps / per_epoch(o))) * per_epoch(o)
+    asked = o.steps or bj.FitConfig().total_steps(per_epoch(o))
+    steps = max(1, round(asked / per_epoch(o))) * per_epoch(o)
     if o.inside:
         print(f"batches of {o.batch}, {steps} steps, compile={o.compile}\n")
         print("| model | step, ms | beside the steps | of which validation |\n|---|---|---|---|")
     elif o.profile is None:
-        print(f"batches of {o.batch}, compile={o.compile}\n")
+        print(f"batches of {o.batch}, {steps} steps, compile={o.compile}\n")
         print(
             "| model | core, ms | bare step, ms | step of `fit`, ms | over core | over bare |\n|---|---|---|---|---|---|"
         )

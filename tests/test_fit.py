@@ -89,6 +89,36 @@ def test_an_epoch_of_gradients_is_the_gradient_of_the_whole(weighted):
     assert result.history[0]["train_loss"] == pytest.approx(loss.item(), abs=1e-6)
 
 
+def test_every_epoch_has_the_loss_of_its_own_steps():
+    seen = []
+
+    def objective(model, batch):
+        loss = nll(model, batch)
+        seen.append(loss.item() * len(batch.x))
+        return loss
+
+    config = quiet(epochs=3, batch_size=8, lr=0.1, warmup_steps=0, validation_fraction=0)
+    result = fit(Gaussian(), rows(23) + 5, objective=objective, config=config)
+    means = [sum(seen[k : k + 3]) / 23 for k in (0, 3, 6)]
+    assert [record["train_loss"] for record in result.history] == pytest.approx(means, rel=1e-12)
+    assert means[0] > means[1] + 0.1 > means[2] + 0.2
+
+
+def test_noise_follows_from_the_seed_alone():
+    def objective(model, batch):
+        noise = torch.randn(batch.x.shape) + np.random.normal() + random.gauss(0, 1)
+        return nll(model, batch._replace(x=batch.x + noise))
+
+    found = []
+    for state, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(state)
+        np.random.seed(state)
+        random.seed(state)
+        result = fit(Gaussian(), rows(), objective=objective, config=quiet(epochs=2, seed=seed))
+        found.append((result.model.mean.tolist(), result.best_val))
+    assert found[0] == found[1] != found[2]
+
+
 def test_conditional_flow_learns_and_is_deterministic():
     c = rows(600, 1, seed=1)
     x = 2 * c + 0.1 * rows(600, 1)

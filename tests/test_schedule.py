@@ -3,13 +3,13 @@
 import pytest
 
 from bijectory.training import FitConfig
-from bijectory.training.schedule import learning_rate
+from bijectory.training.schedule import Schedule
 
 
 def test_rates():
-    rate = lambda step, total=1000, elapsed=0.0, scale=1.0, **kw: learning_rate(
-        FitConfig(lr=1.0, warmup_steps=9, **kw), step, total, elapsed, scale
-    )
+    rate = lambda step, total=1000, elapsed=0.0, scale=1.0, **kw: Schedule(
+        FitConfig(lr=1.0, warmup_steps=9, **kw), total
+    )(step, elapsed, scale)
     assert rate(0) == pytest.approx(0.1)
     assert rate(8) == pytest.approx(0.9)
     assert rate(9) == 1.0

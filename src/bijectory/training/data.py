@@ -121,7 +121,7 @@ class Rows:
 
     def weigh(self, batch: Batch) -> Tensor | float:
         """Rows that a batch counts for: its size, or the sum of its weights divided by the mean weight."""
-        return len(batch.x) if batch.weight is None else batch.weight.sum(dtype=torch.float64) / self.mean_weight
+        return batch.x.shape[0] if batch.weight is None else batch.weight.sum(dtype=torch.float64) / self.mean_weight
 
     def subset(self, rows: Tensor, suffix: str = "") -> "Rows":
         """The rows of one side of a split."""

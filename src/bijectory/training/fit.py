@@ -23,7 +23,7 @@ from bijectory.training.ema import EMA
 from bijectory.training.evaluate import mean_loss, quietly
 from bijectory.training.gradients import Gradients
 from bijectory.training.progress import Progress
-from bijectory.training.schedule import learning_rate
+from bijectory.training.schedule import Schedule
 from bijectory.training.session import Session
 from bijectory.training.signals import Interrupts
 from bijectory.training.state import FitResult, Run
@@ -121,6 +121,7 @@ class Loop:
         self.batch_size = min(config.batch_size, len(train))
         self.batches = -(-len(train) // self.batch_size)  # per epoch
         self.total_steps = config.total_steps(self.batches)
+        self.schedule = Schedule(config, self.total_steps)
         self.progress = Progress(self.done) if config.progress else None
         self.callbacks = [*callbacks, *([self.progress] if self.progress else [])]
         self.signum: int | None = None
@@ -129,12 +130,11 @@ class Loop:
         self.update = Update(self.run.optimizer, params)
         sample = next(train.chunks(self.batch_size))
         self.gradients = Gradients(model, params, sample, config.precision, self.update)
-        self.sums = self.run.epoch_sums.numpy()  # the same memory
 
     def open(self) -> None:
         """Continue the run in the folder, or begin a new one."""
         run = self.run
-        self.started = self.saved = time.monotonic()
+        self.started = time.monotonic()
         self.noisy = redrawn_parts(self.model)
         self.model.train()
         if self.session.resume(run):
@@ -145,7 +145,7 @@ class Loop:
                 run.ema.reset()
             run.best = guard.snapshot(self.model)
         self.begin_compiled()
-        self.earlier = run.seconds  # of the parts before this one
+        self.earlier = self.saved = run.seconds  # of the parts before this one
         for callback in self.callbacks:
             callback.on_start(run)
 
@@ -186,17 +186,17 @@ class Loop:
         """One step of the optimiser, or a skipped one."""
         run, config = self.run, self.config
         rows = float(self.train.weigh(batch))
-        loss, norm = self.pull_gradients(batch, rows)
+        loss, norm = self.pull_gradients(batch, rows / self.batch_size)
         loss_value, norm_value = guard.values(loss, norm)
         if math.isfinite(loss_value) and math.isfinite(norm_value):
             if config.clip_norm is not None and norm_value + 1e-6 > config.clip_norm:
                 shorten(self.update.gradients(), config.clip_norm, norm, norm_value)
-            run.lr = learning_rate(config, run.step, self.total_steps, run.seconds, run.lr_scale)
+            run.lr = self.schedule(run.step, run.seconds, run.lr_scale)
             self.update.step(run.lr)
             if run.ema is not None:
                 run.ema.update()
-            self.sums[0] += loss_value * rows
-            self.sums[1] += rows
+            run.epoch_loss += loss_value * rows
+            run.epoch_rows += rows
             run.bad_streak = 0
         else:
             self.report = guard.skip(run, batch, loss)
@@ -204,26 +204,28 @@ class Loop:
         run.cursor += 1
         run.seconds = self.earlier + time.monotonic() - self.started
 
-    def pull_gradients(self, batch: Batch, rows: float) -> tuple[Tensor, Tensor]:
+    def pull_gradients(self, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
         """The loss of a batch and the norm of its gradients, which are left in the parameters."""
-        compilation, share = self.compilation, rows / self.batch_size
+        compilation = self.compilation
         try:
-            with redrawn(self.noisy):  # until the backward pass is done, which may look at the noise again
+            if not self.noisy:
                 return self.gradients(compilation.loss, batch, share, capture=compilation.captures)
+            with redrawn(self.noisy):  # until the backward pass is done, which may look at the noise again
+                return self.gradients(compilation.loss, batch, share, capture=False)
         except Exception as error:
             if not compilation.give_up(error):
                 raise
             self.run.compiled = False
             self.update.lend(None)
-            return self.pull_gradients(batch, rows)
+            return self.pull_gradients(batch, share)
 
     def after_step(self) -> str | None:
         """Tell the callbacks, look for a reason to stop, save if it is time."""
         if self.report is not None:
             return "non_finite"
-        asked = self.tell("on_step", self.run)
+        asked = self.tell("on_step", self.run) if self.callbacks else None
         reason = self.why_stop() or asked
-        if reason is None and time.monotonic() - self.saved >= self.config.checkpoint_every:
+        if reason is None and self.run.seconds - self.saved >= self.config.checkpoint_every:
             self.save(None)
         return reason
 
@@ -231,11 +233,10 @@ class Loop:
         """Validate, keep the best, write the record; the epoch is over unless the clock cut it short."""
         run = self.run
         val, epoch = self.validate(), run.epoch + 1
-        loss, rows = run.epoch_sums.tolist()
         record = {
             "epoch": epoch,
             "step": run.step,
-            "train_loss": loss / rows if rows > 0 else None,
+            "train_loss": run.epoch_loss / run.epoch_rows if run.epoch_rows > 0 else None,
             "val_loss": val,
             "lr": run.lr,
             "seconds": round(run.seconds, 3),
@@ -250,7 +251,7 @@ class Loop:
         self.session.record(record)
         if run.cursor == self.batches:
             run.epoch, run.cursor, run.epoch_skipped = epoch, 0, 0
-            run.epoch_sums.zero_()
+            run.epoch_loss = run.epoch_rows = 0.0
             run.order_state = run.order.get_state()
         asked = self.tell("on_epoch", run, record)
         return self.why_stop() or asked
@@ -279,7 +280,7 @@ class Loop:
 
     def save(self, reason: str | None) -> None:
         """Write a checkpoint, if the run has a folder."""
-        self.saved = time.monotonic()
+        self.saved = self.run.seconds
         if self.session.store is not None:
             self.session.save(self.run, reason, self.probe())
 
@@ -356,7 +357,6 @@ def new_run(model: nn.Module, params: list[nn.Parameter], config: FitConfig) -> 
         best=guard.snapshot(model),
         order=order,
         order_state=order.get_state(),
-        epoch_sums=torch.zeros(2, dtype=torch.float64),
     )
 
 

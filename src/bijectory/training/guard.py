@@ -21,7 +21,7 @@ def values(loss: Tensor, norm: Tensor) -> tuple[float, float]:
 
     The norm sums squares, so it overflows before the squares in Adam's moments do.
     """
-    if loss.device.type == "cpu":
+    if loss.is_cpu:
         return loss.item(), norm.item()
     first, second = torch.stack((loss.detach(), norm.detach().to(loss.dtype))).tolist()
     return first, second

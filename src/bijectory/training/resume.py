@@ -17,7 +17,8 @@ def pack(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {f"model/{k}": v for k, v in run.model.state_dict().items()}
     tensors |= {f"best/{k}": v for k, v in run.best.items()}
     tensors |= {f"rng/{k}": v for k, v in rng.capture().items()}
-    tensors |= {"order": run.order_state, "epoch_sums": run.epoch_sums}
+    sums = torch.tensor([run.epoch_loss, run.epoch_rows], dtype=torch.float64)  # a scalar of JSON would be finite
+    tensors |= {"order": run.order_state, "epoch_sums": sums}
     if run.ema is not None:
         tensors |= {f"ema/{k}": v for k, v in run.ema.shadow.items()}
     for index, state in run.optimizer.state_dict()["state"].items():
@@ -63,7 +64,7 @@ def unpack(run: Run, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     rng.restore(groups["rng"])
     run.order_state = tensors["order"]
     run.order.set_state(run.order_state)
-    run.epoch_sums.copy_(tensors["epoch_sums"])
+    run.epoch_loss, run.epoch_rows = tensors["epoch_sums"].tolist()
     for name in COUNTERS:
         setattr(run, name, scalars[name])
     run.best_val = math.inf if scalars["best_val"] is None else scalars["best_val"]

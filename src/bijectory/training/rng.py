@@ -14,7 +14,10 @@ def isolated(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, numpy and Python inside, and leave them untouched outside."""
     outside = torch.get_rng_state(), np.random.get_state(), random.getstate()  # as they are: capture() takes half a ms
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)  # the same, without a look at every kind of device that is not there
     np.random.seed(seed % 2**32)  # the legacy global generator, which objectives and callbacks may use
     random.seed(seed)
     try:

@@ -5,24 +5,36 @@ import math
 from bijectory.training.config import FitConfig
 
 
-def learning_rate(config: FitConfig, step: int, total_steps: int | None, elapsed: float, scale: float) -> float:
-    """Learning rate of a step.
+class Schedule:
+    """Learning rate of every step of a run.
 
     Warm-up is linear in steps. The cosine follows the fraction of the run that is done: of its steps, of its seconds,
     or the larger of both when both end it. Only the first is reproducible bit for bit.
 
     Args:
         config: Settings of the run.
-        step: Number of the step, from 0.
         total_steps: Length of the run, None if only the clock ends it.
-        elapsed: Seconds of training so far.
-        scale: Product of the halvings (plateaus, restored states).
     """
-    warmup = config.warmup_steps if total_steps is None else min(config.warmup_steps, total_steps // 10)
-    lr = config.lr * scale * min(1.0, (step + 1) / (warmup + 1))
-    if config.schedule != "cosine":
-        return lr
-    done = 0.0 if total_steps is None else max(0, step - warmup) / max(1, total_steps - warmup)
-    if config.time_budget is not None:
-        done = max(done, elapsed / config.time_budget)
-    return lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def __init__(self, config: FitConfig, total_steps: int | None) -> None:
+        self.lr, self.cosine, self.budget = config.lr, config.schedule == "cosine", config.time_budget
+        self.warmup = config.warmup_steps if total_steps is None else min(config.warmup_steps, total_steps // 10)
+        self.rest = None if total_steps is None else max(1, total_steps - self.warmup)
+
+    def __call__(self, step: int, elapsed: float, scale: float) -> float:
+        """Learning rate of a step.
+
+        Args:
+            step: Number of the step, from 0.
+            elapsed: Seconds of training so far.
+            scale: Product of the halvings (plateaus, restored states).
+        """
+        lr, after = self.lr * scale, step - self.warmup
+        if after < 0:
+            lr *= (step + 1) / (self.warmup + 1)
+        if not self.cosine:
+            return lr
+        done = 0.0 if after < 0 or self.rest is None else min(after / self.rest, 1.0)
+        if self.budget is not None:
+            done = max(done, min(elapsed / self.budget, 1.0))
+        return lr * 0.5 * (1 + math.cos(math.pi * done))

@@ -40,7 +40,8 @@ class Run:
         best_epoch: Its epoch, counted from 1; 0 before the first validation.
         best_step: Its step.
         plateau_step: Step from which the plateau schedule counts.
-        epoch_sums: ``(2,)`` on the CPU: sum of loss times rows in this epoch, and of rows.
+        epoch_loss: Sum of loss times rows in this epoch.
+        epoch_rows: Sum of rows.
         epoch_skipped: Steps skipped in this epoch.
         compiled: Whether steps run compiled; None before that is decided.
         history: Records so far.
@@ -52,7 +53,6 @@ class Run:
     best: dict[str, Tensor]
     order: torch.Generator
     order_state: Tensor
-    epoch_sums: Tensor
     epoch: int = 0
     cursor: int = 0
     step: int = 0
@@ -66,6 +66,8 @@ class Run:
     best_epoch: int = 0
     best_step: int = 0
     plateau_step: int = 0
+    epoch_loss: float = 0.0
+    epoch_rows: float = 0.0
     epoch_skipped: int = 0
     compiled: bool | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
