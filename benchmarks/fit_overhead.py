@@ -117,7 +117,7 @@ def per_epoch(o: argparse.Namespace) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=20000)
-    parser.add_argument("--steps", type=int, help="of a fit; by default those of the default `FitConfig`")
+    parser.add_argument("--steps", type=int, help="of a fit; by default 700, with --inside those of `FitConfig`")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", choices=["never", "always"], default="never")
@@ -127,7 +127,7 @@ def main() -> None:
     o = parser.parse_args()
     o.whole |= o.inside
     torch.set_num_threads(1)
-    asked = o.steps or bj.FitConfig().total_steps(per_epoch(o))
+    asked = o.steps or (bj.FitConfig().total_steps(per_epoch(o)) if o.inside else 700)
     steps = max(1, round(asked / per_epoch(o))) * per_epoch(o)
     if o.inside:
         print(f"batches of {o.batch}, {steps} steps, compile={o.compile}\n")

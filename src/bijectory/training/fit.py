@@ -208,10 +208,8 @@ class Loop:
         """The loss of a batch and the norm of its gradients, which are left in the parameters."""
         compilation = self.compilation
         try:
-            if not self.noisy:
-                return self.gradients(compilation.loss, batch, share, capture=compilation.captures)
             with redrawn(self.noisy):  # until the backward pass is done, which may look at the noise again
-                return self.gradients(compilation.loss, batch, share, capture=False)
+                return self.gradients(compilation.loss, batch, share, capture=compilation.captures)
         except Exception as error:
             if not compilation.give_up(error):
                 raise
@@ -223,7 +221,7 @@ class Loop:
         """Tell the callbacks, look for a reason to stop, save if it is time."""
         if self.report is not None:
             return "non_finite"
-        asked = self.tell("on_step", self.run) if self.callbacks else None
+        asked = self.tell("on_step", self.run)
         reason = self.why_stop() or asked
         if reason is None and self.run.seconds - self.saved >= self.config.checkpoint_every:
             self.save(None)

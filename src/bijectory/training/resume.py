@@ -17,7 +17,7 @@ def pack(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {f"model/{k}": v for k, v in run.model.state_dict().items()}
     tensors |= {f"best/{k}": v for k, v in run.best.items()}
     tensors |= {f"rng/{k}": v for k, v in rng.capture().items()}
-    sums = torch.tensor([run.epoch_loss, run.epoch_rows], dtype=torch.float64)  # a scalar of JSON would be finite
+    sums = torch.tensor([run.epoch_loss, run.epoch_rows], dtype=torch.float64)
     tensors |= {"order": run.order_state, "epoch_sums": sums}
     if run.ema is not None:
         tensors |= {f"ema/{k}": v for k, v in run.ema.shadow.items()}
